@@ -1,0 +1,70 @@
+"""jvp_ops: the Jacobian of a training step as a scipy LinearOperator.
+
+A training step is a map f: θ → θ'. jvp_ops multiplies by its Jacobian Df(θ) and by its transpose, on the
+device, without building the matrix, and finds leading eigenvalues with bounds on top of that.
+
+``import jvp_ops as jo`` is lazy: torch is imported when the first name that needs it is used.
+
+Examples
+--------
+>>> import jvp_ops as jo
+>>> data = jo.load_digits()
+>>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=10)
+>>> f = jo.GradientDescent(loss, lr=0.1)
+>>> theta = f.run(loss.initial(rng=0), steps=20)
+>>> f.jacobian(theta)
+<760x760 JacobianOperator with dtype=float32>
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jvp_ops._version import __version__ as __version__
+from jvp_ops.errors import (
+    ConvergenceError as ConvergenceError,
+)
+from jvp_ops.errors import (
+    DataError as DataError,
+)
+from jvp_ops.errors import (
+    InputError as InputError,
+)
+from jvp_ops.errors import (
+    JvpOpsError as JvpOpsError,
+)
+from jvp_ops.errors import (
+    MemoryBudgetError as MemoryBudgetError,
+)
+from jvp_ops.errors import (
+    MissingExtraError as MissingExtraError,
+)
+from jvp_ops.errors import (
+    NonFiniteError as NonFiniteError,
+)
+
+if TYPE_CHECKING:
+    from jvp_ops.data import Dataset as Dataset
+    from jvp_ops.data import load_digits as load_digits
+    from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
+    from jvp_ops.data import load_mnist as load_mnist
+
+_HOME = {
+    "Dataset": "jvp_ops.data",
+    "load_digits": "jvp_ops.data",
+    "load_fashion_mnist": "jvp_ops.data",
+    "load_mnist": "jvp_ops.data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds a public name when the name is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'jvp_ops' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the lazy names beside those already here."""
+    return sorted({*globals(), *_HOME})

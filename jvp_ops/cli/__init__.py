@@ -1,0 +1,3 @@
+"""For people: the ``jvp-ops`` command."""
+
+from jvp_ops.cli._main import main as main
