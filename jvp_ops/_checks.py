@@ -1,0 +1,87 @@
+"""Checks of what comes in, each with a message that says what was given, expected, and what to do."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jvp_ops.errors import InputError, NonFiniteError
+
+FLOATS = (torch.float32, torch.float64)
+
+
+def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Accept ``torch.float32``, ``torch.float64`` or their names."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in FLOATS:
+        raise InputError(f"dtype {dtype} is not supported: use float32 or float64")
+    return found  # type: ignore[no-any-return]
+
+
+def resolve_device(device: torch.device | str | None) -> torch.device:
+    """Accept a torch device or its name, and say so when it is not there; None is the CPU."""
+    try:
+        found = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is not a torch device: use 'cpu' or 'cuda' ({error})") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {str(device)!r} was asked for, but torch sees no CUDA device: use device='cpu'")
+    if found.type == "cuda" and found.index is None:
+        found = torch.device("cuda", torch.cuda.current_device())
+    return found
+
+
+def numpy_dtype(dtype: torch.dtype) -> "np.dtype[np.floating]":
+    """Name the numpy dtype of a torch floating dtype."""
+    return np.dtype(np.float32 if dtype == torch.float32 else np.float64)
+
+
+def positive_int(value: object, name: str) -> int:
+    """Check a count that must be at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
+    return int(value)
+
+
+def finite_number(value: object, name: str, *, least: float | None = None) -> float:
+    """Check a finite real number, at least `least` where that is given."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise InputError(f"{name} must be a finite real number, not {value!r}")
+    if least is not None and float(value) < least:
+        raise InputError(f"{name} must be at least {least:g}, not {value!r}")
+    return float(value)
+
+
+def check_tensor(value: object, name: str, *, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Check a tensor of `rows` rows: its kind, length, dtype and device (not its values)."""
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise InputError(f"{name} must be a torch tensor, not {kind}: torch.as_tensor(...) makes one")
+    if value.ndim not in (1, 2) or value.shape[0] != rows:
+        raise InputError(f"{name} has shape {tuple(value.shape)}; expected ({rows},) or ({rows}, m)")
+    if value.dtype != dtype:
+        raise InputError(f"{name} has dtype {value.dtype}, expected {dtype}: {name}.to({dtype}) converts it")
+    if value.device != device:
+        raise InputError(f"{name} is on {value.device}, expected {device}: {name}.to({str(device)!r}) moves it")
+    return value.detach()
+
+
+def check_state(value: object, name: str, *, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Check a state vector such as θ: a finite tensor of shape (size,)."""
+    checked = check_tensor(value, name, rows=size, dtype=dtype, device=device)
+    if checked.ndim != 1:
+        raise InputError(f"{name} has shape {tuple(checked.shape)}; expected ({size},)")
+    check_finite(checked, name)
+    return checked
+
+
+def check_finite(value: Tensor, name: str) -> None:
+    """Refuse NaN and Inf, with how many there are and where the first is."""
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        where = tuple(bad.nonzero()[0].tolist())
+        place = where[0] if len(where) == 1 else where
+        raise NonFiniteError(
+            f"{name} holds {int(bad.sum())} NaN or Inf of {value.numel()} entries; the first is at {place}"
+        )

@@ -1,0 +1,276 @@
+"""The scipy LinearOperator contract over torch products."""
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from jvp_ops._checks import check_finite, check_tensor, numpy_dtype
+from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.operators._dense import assemble
+from jvp_ops.operators._linearization import Affine, Linearization, Product, block_of
+from jvp_ops.parameters import Parameters
+
+
+class TensorOperator(LinearOperator):  # type: ignore[misc]
+    """A scipy LinearOperator whose products are torch products on a device.
+
+    ``A @ x`` and scipy's solvers take numpy arrays; ``A @ tensor``, `apply` and `apply_adjoint` take torch
+    tensors and stay on the device. Numbers from scipy are converted to the operator's own dtype, which is the
+    dtype it computes in, so ``2.0 * A`` of a float32 operator is float32.
+
+    Parameters
+    ----------
+    linearization : Linearization
+        The products and what is known of them.
+
+    Attributes
+    ----------
+    rows, columns : Parameters
+        What the rows and columns stand for.
+    symmetric : bool
+        Whether A = Aᵀ.
+    device : torch.device
+    torch_dtype : torch.dtype
+    products : int
+        Directions multiplied so far, by A or by Aᵀ.
+
+    Raises
+    ------
+    NonFiniteError
+        From any product, when NaN or Inf goes in or comes out.
+
+    Examples
+    --------
+    >>> import jvp_ops as jo, numpy as np, torch
+    >>> f = jo.FunctionMap(lambda x: torch.stack([x[0] * x[1], x[1]]), size=2, dtype="float64")
+    >>> A = f.jacobian(torch.tensor([2.0, 3.0], dtype=torch.float64))
+    >>> A @ np.array([1.0, 0.0]), A.T @ np.array([1.0, 0.0])
+    (array([3., 0.]), array([3., 2.]))
+    >>> A.apply(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    tensor([2., 1.], dtype=torch.float64)
+    """
+
+    def __init__(self, linearization: Linearization) -> None:
+        self.linearization = linearization
+        self.products = 0
+        shape = (linearization.rows.size, linearization.columns.size)
+        super().__init__(numpy_dtype(linearization.dtype), shape)
+
+    @property
+    def rows(self) -> Parameters:
+        """What the rows stand for."""
+        return self.linearization.rows
+
+    @property
+    def columns(self) -> Parameters:
+        """What the columns stand for."""
+        return self.linearization.columns
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether A = Aᵀ."""
+        return self.linearization.symmetric
+
+    @property
+    def device(self) -> torch.device:
+        """Where the products are computed."""
+        return self.linearization.device
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype that the products are computed in."""
+        return self.linearization.dtype
+
+    @property
+    def affine(self) -> Affine | None:
+        """The identity A = shift·I + scale·base, where there is one."""
+        return self.linearization.affine
+
+    def identity(self) -> dict[str, Any]:
+        """All that the operator depends on, as a JSON-able dict: what its fingerprint is made of."""
+        return {"operator": type(self).__name__, **self.linearization.identity()}
+
+    def apply(self, V: Tensor) -> Tensor:
+        """Multiply: A V.
+
+        Parameters
+        ----------
+        V : Tensor, shape (columns,) or (columns, m)
+            One or m directions, in the operator's dtype and on its device.
+
+        Returns
+        -------
+        Tensor, shape (rows,) or (rows, m)
+
+        Raises
+        ------
+        InputError
+            V is not a tensor, or of another length, dtype or device.
+        NonFiniteError
+            NaN or Inf in V or in the product.
+        """
+        return self._product(self.linearization.apply, V, self.shape[1])
+
+    def apply_adjoint(self, U: Tensor) -> Tensor:
+        """Multiply by the transpose: Aᵀ U, for U of shape (rows,) or (rows, m); otherwise as `apply`."""
+        return self._product(self.linearization.adjoint, U, self.shape[0])
+
+    def _product(self, product: Product, V: Tensor, size: int) -> Tensor:
+        V = check_tensor(V, "the direction", rows=size, dtype=self.torch_dtype, device=self.device)
+        wide = V if V.ndim == 2 else V[:, None]
+        first = self.products + 1
+        with torch.no_grad():
+            result = product(wide)
+        self.products += wide.shape[1]
+        if not bool(torch.isfinite(wide).all() & torch.isfinite(result).all()):  # one wait for the device
+            check_finite(V, "the direction")
+            last = "" if wide.shape[1] == 1 else f" to {self.products}"
+            raise NonFiniteError(
+                f"NaN or Inf came out of product {first}{last} of this {type(self).__name__}, from a finite state and "
+                "finite directions: a step of the computation overflows or is not differentiable there"
+            )
+        return result if V.ndim == 2 else result[:, 0]
+
+    def block(self, rows: str | Sequence[str], columns: str | Sequence[str]) -> Self:
+        """Take the block of the named rows and columns, itself an operator of the same kind.
+
+        Names may be globs, and lists of them; the order is always that of the parameters.
+
+        Raises
+        ------
+        InputError
+            A name matches nothing; the message lists the names.
+        """
+        return type(self)(block_of(self.linearization, rows, columns))
+
+    def dense(self, *, max_memory: int | str | None = None, progress: bool = False) -> Tensor:
+        """Assemble the matrix, as a (rows, columns) tensor on the operator's device.
+
+        Column by column in wide products, or row by row with the adjoint where there are fewer rows.
+
+        Parameters
+        ----------
+        max_memory : int or str, optional
+            Bytes it may take, such as ``"2GiB"``; by default half of what is free on the device.
+        progress : bool
+            Show a progress bar.
+
+        Raises
+        ------
+        MemoryBudgetError
+            The matrix does not fit; the message states both sizes.
+        """
+        return assemble(self.apply, self.apply_adjoint, self.linearization, max_memory=max_memory, progress=progress)
+
+    # --- scipy's side: numpy arrays in, numpy arrays out -------------------------------------------------------
+
+    def _numpy(self, product: Product, x: Any, size: int) -> Any:
+        x = np.asarray(x)
+        if np.iscomplexobj(x):
+            return self._numpy(product, x.real, size) + 1j * self._numpy(product, x.imag, size)
+        values = torch.from_numpy(np.array(x, dtype=self.dtype)).to(self.device)
+        return self._product(product, values, size).cpu().numpy()
+
+    def _along_last_axis(self, product: Product, x: Any, size: int) -> Any:
+        """Serve scipy ≤ 1.17, which hands (n,) or (n, 1), and ≥ 1.18, which hands (..., n)."""
+        x = np.asarray(x)
+        if x.ndim == 1 or x.shape == (size, 1):
+            return self._numpy(product, x, size)
+        return self._numpy(product, x.reshape(-1, size).T, size).T.reshape(*x.shape[:-1], -1)
+
+    def _along_rows(self, product: Product, X: Any, size: int) -> Any:
+        X = np.asarray(X)
+        if X.ndim == 2:
+            return self._numpy(product, X, size)
+        stacked = np.moveaxis(X, -2, 0)
+        result = self._numpy(product, stacked.reshape(size, -1), size)
+        return np.moveaxis(result.reshape(-1, *stacked.shape[1:]), 0, -2)
+
+    def _matvec(self, x: Any) -> Any:
+        return self._along_last_axis(self.linearization.apply, x, self.shape[1])
+
+    def _rmatvec(self, x: Any) -> Any:
+        return self._along_last_axis(self.linearization.adjoint, x, self.shape[0])
+
+    def _matmat(self, X: Any) -> Any:
+        return self._along_rows(self.linearization.apply, X, self.shape[1])
+
+    def _rmatmat(self, X: Any) -> Any:
+        return self._along_rows(self.linearization.adjoint, X, self.shape[0])
+
+    def _adjoint(self) -> "TensorOperator":
+        return self if self.symmetric else _TransposedOperator(self)
+
+    def _transpose(self) -> "TensorOperator":
+        return self._adjoint()
+
+    # --- scipy's algebra stays scipy's: only tensors and real numbers are met before it ------------------------
+
+    def matvec(self, x: Any) -> Any:
+        """Multiply a numpy vector, or a torch tensor on the device."""
+        return self.apply(x) if isinstance(x, Tensor) else super().matvec(x)
+
+    def rmatvec(self, x: Any) -> Any:
+        """Multiply a numpy vector, or a torch tensor on the device, by the transpose."""
+        return self.apply_adjoint(x) if isinstance(x, Tensor) else super().rmatvec(x)
+
+    def matmat(self, X: Any) -> Any:
+        """Multiply the columns of a numpy array, or of a torch tensor on the device."""
+        return self.apply(X) if isinstance(X, Tensor) else super().matmat(X)
+
+    def rmatmat(self, X: Any) -> Any:
+        """Multiply the columns of a numpy array, or of a torch tensor on the device, by the transpose."""
+        return self.apply_adjoint(X) if isinstance(X, Tensor) else super().rmatmat(X)
+
+    def dot(self, x: Any) -> Any:
+        """Multiply an array, a tensor, a number or another operator."""
+        return self.apply(x) if isinstance(x, Tensor) else super().dot(self._in_own_dtype(x))
+
+    def __rmul__(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return self.apply_adjoint(x.mT if x.ndim == 2 else x).mT if x.ndim == 2 else self.apply_adjoint(x)
+        return super().__rmul__(self._in_own_dtype(x))
+
+    def __truediv__(self, x: Any) -> Any:
+        if isinstance(x, Real) and x == 0:
+            raise InputError("an operator cannot be divided by zero")
+        return super().__truediv__(self._in_own_dtype(x))
+
+    def __neg__(self) -> Any:
+        return self * -1
+
+    def _in_own_dtype(self, x: Any) -> Any:
+        """Keep real factors in the operator's dtype: numpy's promotion would claim a precision it does not have."""
+        return self.dtype.type(x) if isinstance(x, Real) else x
+
+
+class _TransposedOperator(TensorOperator):
+    """Aᵀ of a non-symmetric A: products and their count go to A."""
+
+    def __init__(self, original: TensorOperator) -> None:
+        whole = original.linearization
+        self._original = original
+        super().__init__(
+            Linearization(
+                apply=whole.adjoint,
+                adjoint=whole.apply,
+                rows=whole.columns,
+                columns=whole.rows,
+                dtype=whole.dtype,
+                device=whole.device,
+                symmetric=False,
+                identity=lambda: {"transpose of": original.identity()},
+                in_float64=None if whole.in_float64 is None else lambda: whole.in_float64().T,  # type: ignore[misc]
+            )
+        )
+
+    def block(self, rows: str | Sequence[str], columns: str | Sequence[str]) -> Any:
+        return self._original.block(columns, rows).T
+
+    def _adjoint(self) -> TensorOperator:
+        return self._original

@@ -1,0 +1,121 @@
+"""How the flat vector θ is laid out: names, shapes and slices of its parameters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import Tensor
+
+from jvp_ops.errors import InputError
+
+__all__ = ["Parameter", "Parameters"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named parameter: the entries ``start`` to ``stop`` of θ, row-major, of shape ``shape``."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def size(self) -> int:
+        """How many entries of θ it holds."""
+        return prod(self.shape)
+
+    @property
+    def stop(self) -> int:
+        """The index just after its last entry."""
+        return self.start + self.size
+
+    @property
+    def slice(self) -> slice:
+        """Its place in θ."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The layout of a flat vector, in order and without gaps.
+
+    Parameters
+    ----------
+    entries : tuple of Parameter
+        Make them with `Parameters.of`, which computes the places.
+
+    Examples
+    --------
+    >>> layout = Parameters.of({"W": (3, 2), "b": (2,)})
+    >>> layout.size, layout.names, layout["b"].slice
+    (8, ('W', 'b'), slice(6, 8, None))
+    >>> {name: tuple(t.shape) for name, t in layout.unflatten(torch.arange(8.0)).items()}
+    {'W': (3, 2), 'b': (2,)}
+    """
+
+    entries: tuple[Parameter, ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Sequence[int]]) -> "Parameters":
+        """Lay parameters of the given names and shapes one behind another."""
+        entries: list[Parameter] = []
+        for name, shape in shapes.items():
+            entries.append(Parameter(name, tuple(shape), entries[-1].stop if entries else 0))
+        return cls(tuple(entries))
+
+    @property
+    def size(self) -> int:
+        """The length of the flat vector."""
+        return self.entries[-1].stop if self.entries else 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in order."""
+        return tuple(entry.name for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Parameter]:
+        return iter(self.entries)
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self.find(name)[0]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{entry.name} {'×'.join(map(str, entry.shape))}" for entry in self.entries)
+        return f"<Parameters {self.size}: {inside}>"
+
+    def find(self, names: str | Sequence[str]) -> tuple[Parameter, ...]:
+        """Find parameters by names or globs, in the order of θ.
+
+        Raises
+        ------
+        InputError
+            A name or glob matches nothing; the message lists the names.
+        """
+        patterns = [names] if isinstance(names, str) else list(names)
+        wanted = set()
+        for pattern in patterns:
+            matching = {entry.name for entry in self.entries if entry.name == pattern}
+            matching = matching or {entry.name for entry in self.entries if fnmatchcase(entry.name, pattern)}
+            if not matching:
+                raise InputError(f"no parameter is named {pattern!r}; the names are {', '.join(self.names)}")
+            wanted |= matching
+        if not wanted:
+            raise InputError(f"no parameter was named; the names are {', '.join(self.names)}")
+        return tuple(entry for entry in self.entries if entry.name in wanted)
+
+    def index(self, names: str | Sequence[str], device: torch.device) -> Tensor:
+        """Entries of θ that the named parameters hold, as an index tensor."""
+        return torch.cat([torch.arange(entry.start, entry.stop, device=device) for entry in self.find(names)])
+
+    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        """Split a flat (n,) or (n, m) tensor into views of the parameters' shapes (then ×m)."""
+        return {e.name: flat[e.slice].reshape(*e.shape, *flat.shape[1:]) for e in self.entries}
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Join tensors of the parameters' shapes into one flat vector; the inverse of `unflatten`."""
+        return torch.cat([tensors[entry.name].reshape(entry.size) for entry in self.entries])
