@@ -47,12 +47,36 @@ if TYPE_CHECKING:
     from jvp_ops.data import load_digits as load_digits
     from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
     from jvp_ops.data import load_mnist as load_mnist
+    from jvp_ops.eigen import Eigenpairs as Eigenpairs
+    from jvp_ops.eigen import eigenpairs as eigenpairs
+    from jvp_ops.losses import FunctionLoss as FunctionLoss
+    from jvp_ops.losses import ModelLoss as ModelLoss
+    from jvp_ops.losses import TwoLayerLoss as TwoLayerLoss
+    from jvp_ops.maps import FunctionMap as FunctionMap
+    from jvp_ops.maps import GradientDescent as GradientDescent
+    from jvp_ops.operators import GaussNewtonOperator as GaussNewtonOperator
+    from jvp_ops.operators import HessianOperator as HessianOperator
+    from jvp_ops.operators import JacobianOperator as JacobianOperator
+    from jvp_ops.parameters import Parameter as Parameter
+    from jvp_ops.parameters import Parameters as Parameters
 
 _HOME = {
     "Dataset": "jvp_ops.data",
     "load_digits": "jvp_ops.data",
     "load_fashion_mnist": "jvp_ops.data",
     "load_mnist": "jvp_ops.data",
+    "Eigenpairs": "jvp_ops.eigen",
+    "eigenpairs": "jvp_ops.eigen",
+    "FunctionLoss": "jvp_ops.losses",
+    "ModelLoss": "jvp_ops.losses",
+    "TwoLayerLoss": "jvp_ops.losses",
+    "FunctionMap": "jvp_ops.maps",
+    "GradientDescent": "jvp_ops.maps",
+    "GaussNewtonOperator": "jvp_ops.operators",
+    "HessianOperator": "jvp_ops.operators",
+    "JacobianOperator": "jvp_ops.operators",
+    "Parameter": "jvp_ops.parameters",
+    "Parameters": "jvp_ops.parameters",
 }
 
 

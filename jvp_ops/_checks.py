@@ -16,7 +16,7 @@ def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in FLOATS:
         raise InputError(f"dtype {dtype} is not supported: use float32 or float64")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:

@@ -4,11 +4,8 @@ Many small kernels over one chunk each, one chunk a thread, waste less on fork a
 another over all threads. Each thread adds up a fixed share in a fixed order, so the sum is the same each time.
 """
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -26,7 +23,7 @@ def worker_count(device: torch.device) -> int:
 def accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total: Tensor) -> Tensor:
     """Call ``add(item, total)`` for each item, where `add` adds the item's share to the tensor it is given.
 
-    `total` must come in as zeros; it goes out as the sum. `add` runs without gradient mode, in several threads.
+    Returns the sum on top of what `total` held. `add` runs without gradient mode, in several threads.
     """
 
     def add_all(share: Sequence[Item], part: Tensor) -> Tensor:
@@ -38,26 +35,15 @@ def accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total
     workers = min(worker_count(total.device), len(items))
     if workers <= 1:
         return add_all(items, total)
-    pool = _pool(workers, max(1, torch.get_num_threads() // workers))
+    threads = torch.get_num_threads()
     parts = [total] + [torch.zeros_like(total) for _ in range(workers - 1)]
-    running = [pool.submit(add_all, items[worker::workers], part) for worker, part in enumerate(parts)]
-    for future in running[1:]:
-        future.exception()  # all threads are done with their graphs before the first error is raised
-    running[0].result()
+    # threads of their own, ended each time: idle ones that outlive the sum were measured to slow torch's own down
+    try:
+        with ThreadPoolExecutor(workers, "jvp_ops", lambda: torch.set_num_threads(threads // workers)) as pool:
+            running = [pool.submit(add_all, items[worker::workers], part) for worker, part in enumerate(parts)]
+    finally:
+        torch.set_num_threads(threads)  # the workers' own setting is also the default of threads to come
+    total = running[0].result()
     for future in running[1:]:
         total += future.result()
     return total
-
-
-@lru_cache(maxsize=4)
-def _pool(workers: int, threads_each: int) -> ThreadPoolExecutor:
-    """Start a pool whose threads each run torch on `threads_each` threads, leaving the caller's number alone."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "jvp_ops", initializer=lambda: torch.set_num_threads(threads_each))
-    list(pool.map(lambda _: time.sleep(0.01), range(workers)))  # every thread starts now, then the number is restored
-    torch.set_num_threads(before)
-    return pool
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has none of the threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -21,9 +21,7 @@ def generator(rng: Rng) -> np.random.Generator:
     return np.random.default_rng(rng)
 
 
-def normal(
-    rng: np.random.Generator, *shape: int, dtype: "torch.dtype", device: "torch.device"
-) -> "torch.Tensor":
+def normal(rng: np.random.Generator, *shape: int, dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
     """Draw standard normal numbers of `shape`, the same on every device for one seed."""
     import torch  # here, since data sets draw without torch
 

@@ -8,9 +8,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from jvp_ops._checks import positive_int
 from jvp_ops.errors import InputError
 
-__all__ = ["Parameter", "Parameters"]
+__all__ = ["Parameter", "Parameters", "layout"]
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,12 @@ class Parameters:
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Join tensors of the parameters' shapes into one flat vector; the inverse of `unflatten`."""
         return torch.cat([tensors[entry.name].reshape(entry.size) for entry in self.entries])
+
+
+def layout(size: int | None, shapes: Mapping[str, Sequence[int]] | None) -> Parameters:
+    """Lay out a flat vector given by its length, or by names and shapes."""
+    if (size is None) == (shapes is None):
+        raise InputError("give either size= (the length of the vector) or shapes= (names and shapes), not both")
+    if shapes is not None:
+        return Parameters.of(shapes)
+    return Parameters.of({"theta": (positive_int(size, "size"),)})

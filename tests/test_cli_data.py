@@ -145,9 +145,7 @@ def test_fetch_that_fails_is_one_line_and_exit_2(capsys):
     assert "404" in err
 
 
-@pytest.mark.parametrize(
-    "words", [["fetch"], ["fetch", "digits"], ["verify", "cifar"], ["list", "mnist"], ["remove"]]
-)
+@pytest.mark.parametrize("words", [["fetch"], ["fetch", "digits"], ["verify", "cifar"], ["list", "mnist"], ["remove"]])
 def test_words_that_mean_nothing_are_refused(capsys, words):
     with pytest.raises(SystemExit) as caught:
         main(["data", *words])

@@ -20,9 +20,7 @@ def test_inputs_are_the_pixels_over_the_maximum_as_float32_rows():
     data = small()
     assert data.inputs.dtype == np.float32
     assert data.inputs.shape == (4, 6)
-    np.testing.assert_array_equal(
-        data.inputs, (np.arange(24, dtype=np.float32) / np.float32(30)).reshape(4, 6)
-    )
+    np.testing.assert_array_equal(data.inputs, (np.arange(24, dtype=np.float32) / np.float32(30)).reshape(4, 6))
 
 
 def test_inputs_are_the_callers_own_to_change():

@@ -61,9 +61,7 @@ def test_the_attribution_lies_beside_the_digits():
 
 
 def test_loading_the_digits_imports_neither_torch_nor_pooch():
-    code = (
-        "import sys, jvp_ops; jvp_ops.load_digits(); print({'torch', 'pooch', 'requests'} & set(sys.modules))"
-    )
+    code = "import sys, jvp_ops; jvp_ops.load_digits(); print({'torch', 'pooch', 'requests'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

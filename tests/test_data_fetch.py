@@ -173,18 +173,14 @@ def test_a_file_with_one_changed_byte_is_refused_wherever_it_lies(use, monkeypat
     use(make_source(contents()))
     place(tmp_path, contents(seed=1))
     monkeypatch.setenv("JVP_OPS_DATA", str(tmp_path))
-    with pytest.raises(
-        DataError, match=rf"{IMAGES}\.gz is not {IMAGES} as published: found sha256 .*, expected"
-    ):
+    with pytest.raises(DataError, match=rf"{IMAGES}\.gz is not {IMAGES} as published: found sha256 .*, expected"):
         load_mnist()
 
 
 def test_a_damaged_file_in_the_cache_is_refused_with_the_command_that_replaces_it(use):
     source = use(make_source(contents()))
     place(cache_folder(source), {name: content[:-1] for name, content in contents().items()})
-    with pytest.raises(
-        DataError, match=r"truncated: found 3935 .* expected 3936.*'jvp-ops data fetch mnist'"
-    ):
+    with pytest.raises(DataError, match=r"truncated: found 3935 .* expected 3936.*'jvp-ops data fetch mnist'"):
         load_mnist()
 
 
@@ -240,9 +236,7 @@ def test_an_unknown_split_is_refused(split):
         ({"labels": np.array([0, 1, 2, 10, 3], np.uint8)}, r"holds the label 10, expected 0\.\.9"),
     ],
 )
-def test_verified_files_of_the_wrong_shape_are_refused_all_the_same(
-    use, monkeypatch, tmp_path, changes, words
-):
+def test_verified_files_of_the_wrong_shape_are_refused_all_the_same(use, monkeypatch, tmp_path, changes, words):
     use(make_source(contents(**changes)))
     place(tmp_path, contents(**changes))
     monkeypatch.setenv("JVP_OPS_DATA", str(tmp_path))
@@ -391,9 +385,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(use, mi
     source = use(make_source(contents(), mirrors=[mirror.url()]))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(
-        DataError, match=r"^the cache folder .* cannot be written \(Not a directory\): set XDG_CACHE"
-    ):
+    with pytest.raises(DataError, match=r"^the cache folder .* cannot be written \(Not a directory\): set XDG_CACHE"):
         load_mnist()
     assert not Path(cache_folder(source)).exists()
 
@@ -408,9 +400,7 @@ def test_a_missing_pooch_is_named_with_the_extra_that_brings_it(use, mirror, mon
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_pooch)
-    with pytest.raises(
-        MissingExtraError, match=r"pip install 'jvp-ops\[data\]', or place .* set JVP_OPS_DATA"
-    ):
+    with pytest.raises(MissingExtraError, match=r"pip install 'jvp-ops\[data\]', or place .* set JVP_OPS_DATA"):
         load_mnist()
     assert mirror.asked == []
 

@@ -9,9 +9,7 @@ from jvp_ops.data._registry import SOURCES
 
 pytestmark = [
     pytest.mark.mnist,
-    pytest.mark.skipif(
-        not os.environ.get("JVP_OPS_DATA"), reason="JVP_OPS_DATA does not name the MNIST files"
-    ),
+    pytest.mark.skipif(not os.environ.get("JVP_OPS_DATA"), reason="JVP_OPS_DATA does not name the MNIST files"),
 ]
 
 

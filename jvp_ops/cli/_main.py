@@ -12,7 +12,8 @@ from jvp_ops.errors import JvpOpsError
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every command; importing it imports no torch."""
     parser = argparse.ArgumentParser(
-        prog="jvp-ops", description="Look at the Jacobian of a training step without building the dense matrix."
+        prog="jvp-ops",
+        description="Look at the Jacobian of a training step without building the dense matrix.",
     )
     parser.add_argument("--version", action="version", version=f"jvp-ops {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

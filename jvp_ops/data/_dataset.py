@@ -72,9 +72,7 @@ class Dataset:
         if self.images.size == 0:
             raise InputError(f"images must hold at least one pixel, not shape {self.images.shape}")
         if (brightest := int(self.images.max())) > maximum:
-            raise InputError(
-                f"images holds the value {brightest}, above maximum={maximum}: give the right maximum"
-            )
+            raise InputError(f"images holds the value {brightest}, above maximum={maximum}: give the right maximum")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= classes:
             raise InputError(f"labels must lie in 0..{classes - 1} (classes={classes}), not in {low}..{high}")

@@ -23,9 +23,7 @@ def fetch_file(source: Source, file: SourceFile) -> Path:
     if not source.mirrors:
         raise DataError(f"{missing}; it comes with the package, so install jvp-ops again")
     if os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0"):
-        raise DataError(
-            f"{missing}; downloading is off since {OFFLINE_VARIABLE} is set: unset it, or {remedy}"
-        )
+        raise DataError(f"{missing}; downloading is off since {OFFLINE_VARIABLE} is set: unset it, or {remedy}")
     _require_pooch(source, missing, remedy)
     folder = _writable(cache_folder(source))
     reasons = []
@@ -43,9 +41,7 @@ def _require_pooch(source: Source, missing: str, remedy: str) -> None:
     try:
         import pooch  # noqa: F401
     except ImportError:
-        naming = MissingExtraError.naming(
-            "pooch", extra="data", purpose=f"{missing}; downloading {source.title}"
-        )
+        naming = MissingExtraError.naming("pooch", extra="data", purpose=f"{missing}; downloading {source.title}")
         raise MissingExtraError(f"{naming}, or {remedy}") from None
 
 
@@ -57,9 +53,7 @@ def _writable(folder: Path) -> Path:
     except OSError as error:
         problem = error.strerror or str(error)
     if problem:
-        raise DataError(
-            f"the cache folder {folder} cannot be written ({problem}): set XDG_CACHE_HOME to one that can"
-        )
+        raise DataError(f"the cache folder {folder} cannot be written ({problem}): set XDG_CACHE_HOME to one that can")
     return folder
 
 

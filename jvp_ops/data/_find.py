@@ -37,9 +37,7 @@ def describe_places(source: Source, file: SourceFile) -> str:
     words = [] if not source.mirrors or user_folder() else [f"{DATA_VARIABLE} (not set)"]
     for folder in places(source):
         unchecked = file.over == "gzip" and (folder / file.name).is_file()
-        words.append(
-            f"{folder} (only {file.name} without .gz, which cannot be checked)" if unchecked else str(folder)
-        )
+        words.append(f"{folder} (only {file.name} without .gz, which cannot be checked)" if unchecked else str(folder))
     return ", ".join(words)
 
 
@@ -81,9 +79,7 @@ def _is_of_another(path: Path, source: Source, file: SourceFile) -> bool:
     if _is(path, file):
         return False
     others = [other for other in SOURCES.values() if other.name != source.name]
-    return any(
-        _is(path, namesake) for other in others for namesake in other.files if namesake.name == file.name
-    )
+    return any(_is(path, namesake) for other in others for namesake in other.files if namesake.name == file.name)
 
 
 def _is(path: Path, file: SourceFile) -> bool:

@@ -100,12 +100,7 @@ def parse_idx(stream: BinaryIO, where: str) -> NDArray[Any]:
     start = stream.read(4)
     if not start:
         raise DataError(f"{where} is empty (0 bytes): expected an IDX file, replace it with a fresh copy")
-    if (
-        len(start) < 4
-        or start[:2] != b"\0\0"
-        or start[2] not in _TYPES
-        or not 1 <= start[3] <= _MOST_DIMENSIONS
-    ):
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES or not 1 <= start[3] <= _MOST_DIMENSIONS:
         types = ", ".join(f"{code:02x}" for code in _TYPES)
         raise DataError(
             f"{where} is not an IDX file: it starts with the bytes {start.hex(' ')}, expected 00 00, a "
@@ -131,7 +126,5 @@ def parse_idx(stream: BinaryIO, where: str) -> NDArray[Any]:
     try:
         array = np.frombuffer(body, dtype=dtype).reshape(shape)
     except ValueError as error:  # a zero among huge dimensions: no bytes, yet no shape of numpy's either
-        raise DataError(
-            f"{where} has the shape {shape}, which numpy cannot hold ({error}): replace it"
-        ) from None
+        raise DataError(f"{where} has the shape {shape}, which numpy cannot hold ({error}): replace it") from None
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -142,9 +142,7 @@ def load_source(source: Source, split: str) -> Dataset:
             f"({len(images)},), one label for each image of {images_at}: replace the two with fresh copies"
         )
     if labels.size and (largest := int(labels.max())) >= source.classes:
-        raise DataError(
-            f"{labels_at} holds the label {largest}, expected 0..{source.classes - 1}: replace it"
-        )
+        raise DataError(f"{labels_at} holds the label {largest}, expected 0..{source.classes - 1}: replace it")
     name = source.name if split == "all" else f"{source.name}-{split}"
     wide = labels.astype(np.int64)
     for array in (images, wide):

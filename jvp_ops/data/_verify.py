@@ -19,9 +19,7 @@ def verified_content(path: Path, file: SourceFile, where: str | None = None) -> 
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{where} cannot be read ({error.strerror or error}): check its permissions"
-        ) from None
+        raise DataError(f"{where} cannot be read ({error.strerror or error}): check its permissions") from None
     if not raw:
         raise DataError(f"{where} is empty (0 bytes), expected {file.name}: replace it with a fresh copy")
     if file.over == "gzip":
@@ -31,8 +29,7 @@ def verified_content(path: Path, file: SourceFile, where: str | None = None) -> 
     if found != file.size:
         fault = "truncated" if found < file.size else "too long"
         raise DataError(
-            f"{where} is {fault}: found {found} decompressed bytes, expected {file.size}; "
-            f"replace it with a fresh copy"
+            f"{where} is {fault}: found {found} decompressed bytes, expected {file.size}; replace it with a fresh copy"
         )
     if file.over == "content":
         _compare(where, file, content, "the decompressed bytes")

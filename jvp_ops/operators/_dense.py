@@ -26,7 +26,12 @@ def assemble(
     item = torch.empty(0, dtype=linearization.dtype).element_size()
     budget = resolve_budget(max_memory, linearization.device)
     remedy = "take one block, raise max_memory, or use a matrix-free solver (jvp_ops.eigenpairs)"
-    require((rows * columns + width * (count + other)) * item, budget, f"a dense {rows} × {columns} matrix", remedy)
+    require(
+        (rows * columns + width * (count + other)) * item,
+        budget,
+        f"a dense {rows} × {columns} matrix",
+        remedy,
+    )
     matrix = torch.empty(shape, dtype=linearization.dtype, device=linearization.device)
     with progress_bar(count, show=progress, description="dense", unit="row" if by_rows else "column") as bar:
         for start in range(0, count, width):

@@ -1,0 +1,57 @@
+"""Samples in chunks of similar support, each holding only the inputs that are not zero in all of it.
+
+The order of the samples does not matter to a sum. Where inputs hold many exact zeros (81 % of MNIST's pixels),
+samples of one class, split further by which inputs they use, share their zeros, and every large product shrinks
+by what is left out: on MNIST to 0.65 of the full width. The result is the same sum: only zeros are left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MOST_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples: inputs (rows, live), the indices of their live inputs (live,), labels (rows,)."""
+
+    inputs: Tensor
+    live: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Chunk":
+        """Copy to a device, with the inputs in a dtype."""
+        return Chunk(self.inputs.to(device, dtype), self.live.to(device), self.labels.to(device))
+
+
+def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:
+    """Divide samples into chunks; every sample is in exactly one."""
+    used, classes = (inputs != 0).numpy(), labels.numpy()
+    for rows in _groups(used, classes, np.arange(len(classes))):
+        live = torch.from_numpy(np.flatnonzero(used[rows].any(axis=0)))
+        index = torch.from_numpy(rows)
+        yield Chunk(inputs[index[:, None], live[None, :]].contiguous(), live, labels[index])
+
+
+def _groups(
+    used: NDArray[np.bool_], classes: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Halve rows until they are few enough: by class, then by the input that most nearly half of them use."""
+    if len(rows) <= MOST_ROWS:
+        yield rows
+        return
+    if (present := np.unique(classes[rows])).size > 1:
+        chosen = classes[rows] < present[present.size // 2]
+    else:
+        share = used[rows].mean(axis=0)
+        chosen = used[rows, int(np.argmin(np.abs(share - 0.5)))]
+        if not 0.1 < chosen.mean() < 0.9:  # nothing divides them: all use nearly the same inputs
+            yield from (rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS))
+            return
+    yield from _groups(used, classes, rows[chosen])
+    yield from _groups(used, classes, rows[~chosen])

@@ -1,0 +1,131 @@
+"""Any scalar function of a flat vector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from jvp_ops._autodiff import add_columns, gradients, pull_back, twice_differentiable
+from jvp_ops._checks import check_state, resolve_device, resolve_dtype
+from jvp_ops._random import Rng, generator, normal
+from jvp_ops.errors import InputError
+from jvp_ops.operators import HessianOperator, Linearization
+from jvp_ops.parameters import Parameters, layout
+from jvp_ops.store import callable_identity, sha256_of
+
+
+class FunctionLoss:
+    """Any scalar torch function L of a flat vector θ.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(theta)`` for θ of shape (n,), returning a scalar tensor that autograd can differentiate twice.
+    size : int, optional
+        n; θ is then one parameter named ``theta``.
+    shapes : mapping of str to shape, optional
+        Names and shapes of the parameters that make up θ, instead of `size`.
+    device, dtype
+        Of θ; by default the CPU and float32.
+
+    Raises
+    ------
+    InputError
+        Neither or both of `size` and `shapes`; a function that does not return a scalar.
+
+    Examples
+    --------
+    >>> import torch, jvp_ops as jo
+    >>> rosenbrock = jo.FunctionLoss(lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2, size=2)
+    >>> rosenbrock.hessian(torch.ones(2)).dense()
+    tensor([[ 802., -400.],
+            [-400.,  200.]])
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        *,
+        size: int | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+    ) -> None:
+        self.function = function
+        self.parameters: Parameters = layout(size, shapes)
+        self.device, self.dtype = resolve_device(device), resolve_dtype(dtype)
+
+    def __repr__(self) -> str:
+        return f"<FunctionLoss of {self.parameters.size} numbers, {self.dtype}, {self.device}>"
+
+    def initial(self, rng: Rng = 0) -> Tensor:
+        """Draw a start θ of standard normal numbers, shape (n,)."""
+        return normal(generator(rng), self.parameters.size, dtype=self.dtype, device=self.device)
+
+    def value(self, theta: Tensor) -> Tensor:
+        """Compute L(θ), a tensor of no dimensions."""
+        with torch.no_grad():
+            return self._call(self._checked(theta))
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Compute ∇L(θ), shape (n,)."""
+        with torch.enable_grad():
+            leaf = self._checked(theta).clone().requires_grad_()
+            return gradients(self._call(leaf), [leaf])[0].detach()
+
+    def hessian(self, theta: Tensor) -> HessianOperator:
+        """Record the gradient's graph at θ once and return the Hessian ∇²L(θ) as an operator."""
+        frozen = self._checked(theta).clone()
+        with twice_differentiable():
+            leaf = frozen.clone().requires_grad_()
+            slope = gradients(self._call(leaf), [leaf], differentiable=True)
+
+        def apply(V: Tensor) -> Tensor:
+            total = torch.zeros_like(V)
+            add_columns(lambda v: pull_back(slope, [leaf], [v])[0], V, total)
+            return total
+
+        return HessianOperator(
+            Linearization(
+                apply=apply,
+                adjoint=apply,
+                rows=self.parameters,
+                columns=self.parameters,
+                dtype=self.dtype,
+                device=self.device,
+                symmetric=True,
+                identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+            )
+        )
+
+    def gauss_newton(self, theta: Tensor) -> NoReturn:
+        """Refuse: a bare function has no model outputs to split at; `ModelLoss` has."""
+        raise InputError(
+            "a FunctionLoss has no model outputs, so no Gauss-Newton matrix: use ModelLoss, or hessian(theta)"
+        )
+
+    def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "FunctionLoss":
+        """Make the same loss in another dtype or on another device; the function must accept it."""
+        return FunctionLoss(
+            self.function,
+            shapes={entry.name: entry.shape for entry in self.parameters},
+            device=self.device if device is None else device,
+            dtype=self.dtype if dtype is None else dtype,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """All that L depends on, as a JSON-able dict; of code, the names and the compiled instructions."""
+        shapes = {entry.name: entry.shape for entry in self.parameters}
+        function = callable_identity(self.function)
+        return {"loss": "FunctionLoss", "function": function, "shapes": shapes, "dtype": str(self.dtype)}
+
+    def _checked(self, theta: Tensor) -> Tensor:
+        return check_state(theta, "theta", size=self.parameters.size, dtype=self.dtype, device=self.device)
+
+    def _call(self, theta: Tensor) -> Tensor:
+        value = self.function(theta)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"the function must return a scalar tensor, not {shape}")
+        return value.reshape(())

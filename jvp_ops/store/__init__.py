@@ -1,0 +1,5 @@
+"""What lasts: fingerprints of what was computed, and run folders that hold results."""
+
+from jvp_ops.store._fingerprint import callable_identity as callable_identity
+from jvp_ops.store._fingerprint import fingerprint as fingerprint
+from jvp_ops.store._fingerprint import sha256_of as sha256_of
