@@ -1,0 +1,68 @@
+"""How far an operator's products are from exact, measured: no result is better than that."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jvp_ops._random import normal
+from jvp_ops.operators import TensorOperator
+
+POWER_STEPS = 12
+SAFETY = 4  # a difference of two roundings estimates one; its spread over vectors is within this factor
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The size and the rounding of an operator A, measured in `Rounding.of`.
+
+    Parameters
+    ----------
+    operator : TensorOperator
+        A, as it is computed.
+    exact : TensorOperator or None
+        The same map computed in float64, where A is in float32 and has one.
+    norm : float
+        ‖A‖₂ from below, by power iteration.
+    level : float
+        ‖fl(Ax) − Ax‖ / ‖A‖ for unit x near A's leading singular vector, where it is largest.
+    """
+
+    operator: TensorOperator
+    exact: TensorOperator | None
+    norm: float
+    level: float
+
+    @classmethod
+    def of(cls, operator: TensorOperator, rng: "torch.Generator | object") -> "Rounding":
+        """Measure, with about a dozen products."""
+        exact = None
+        if operator.torch_dtype == torch.float32 and operator.linearization.in_float64 is not None:
+            exact = operator.linearization.in_float64()
+        x = normal(rng, operator.shape[1], dtype=operator.torch_dtype, device=operator.device)  # type: ignore[arg-type]
+        norm = 0.0
+        for _ in range(POWER_STEPS):
+            x = x / torch.linalg.vector_norm(x)
+            image = operator.apply(x)
+            norm = max(norm, float(torch.linalg.vector_norm(image.double())))
+            following = image if operator.symmetric else operator.apply_adjoint(image)
+            if not bool(following.any()):
+                break
+            x = following
+        measured = cls(operator, exact, norm, 0.0)
+        error = float(measured.errors((x / torch.linalg.vector_norm(x))[:, None]).max()) if norm > 0 else 0.0
+        return cls(operator, exact, norm, error / norm if norm > 0 else 0.0)
+
+    def errors(self, X: Tensor) -> Tensor:
+        """Measure ‖fl(Ax) − Ax‖ / ‖x‖ for each column x of X, in float64.
+
+        Against float64 where there is that; else by the change of the product under a scaling of x that changes
+        every rounding, enlarged by a factor, and never less than a few units of the last place of ‖A‖.
+        """
+        lengths = torch.linalg.vector_norm(X.double(), dim=0)
+        image = self.operator.apply(X).double()
+        if self.exact is not None:
+            return torch.linalg.vector_norm(image - self.exact.apply(X.double()), dim=0) / lengths
+        other = self.operator.apply(X / 3).double() * 3
+        floor = SAFETY * torch.finfo(self.operator.torch_dtype).eps * self.norm
+        return (SAFETY * torch.linalg.vector_norm(image - other, dim=0) / lengths).clamp_min(floor)

@@ -1,0 +1,26 @@
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("jvp_ops", deadline=None, derandomize=True, database=None, max_examples=25)
+settings.load_profile("jvp_ops")
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
+def device(request):
+    return torch.device(request.param, 0) if request.param == "cuda" else torch.device("cpu")
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """Let a test set torch's thread count, and put it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
