@@ -34,7 +34,7 @@ class Eigenpairs:
     rounding : float
         The measured rounding level of a product, relative to ‖A‖.
     norm : float
-        ‖A‖₂ from below.
+        ‖A‖₂ from below; of H where A = shift·I + scale·H, and `tol` and `rounding` are then relative to ‖H‖.
     products : int
         Directions multiplied in all: by the solver, to measure rounding, and to check.
     seconds : float
@@ -89,7 +89,9 @@ class Eigenpairs:
         """Say in one line what was found, at what cost and how exactly."""
         found = f"{len(self)} of {self.k} eigenpairs ({self.which})"
         cost = f"{self.products} products in {self.seconds:.2f} s"
-        return f"{found}, {cost}, tol {self.tol:.1e} and rounding {self.rounding:.1e} relative to ‖A‖ ≥ {self.norm:.6g}"
+        name = "A" if self.hessian_values is None else "H"
+        size = f"relative to ‖{name}‖ ≥ {self.norm:.6g}"
+        return f"{found}, {cost}, tol {self.tol:.1e} and rounding {self.rounding:.1e} {size}"
 
     def __repr__(self) -> str:
         cells = [self.header(), *self.rows()]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,12 +35,12 @@ class Rounding:
     level: float
 
     @classmethod
-    def of(cls, operator: TensorOperator, rng: "torch.Generator | object") -> "Rounding":
+    def of(cls, operator: TensorOperator, rng: np.random.Generator) -> "Rounding":
         """Measure, with about a dozen products."""
         exact = None
         if operator.torch_dtype == torch.float32 and operator.linearization.in_float64 is not None:
             exact = operator.linearization.in_float64()
-        x = normal(rng, operator.shape[1], dtype=operator.torch_dtype, device=operator.device)  # type: ignore[arg-type]
+        x = normal(rng, operator.shape[1], dtype=operator.torch_dtype, device=operator.device)
         norm = 0.0
         for _ in range(POWER_STEPS):
             x = x / torch.linalg.vector_norm(x)
@@ -62,7 +63,9 @@ class Rounding:
         lengths = torch.linalg.vector_norm(X.double(), dim=0)
         image = self.operator.apply(X).double()
         if self.exact is not None:
-            return torch.linalg.vector_norm(image - self.exact.apply(X.double()), dim=0) / lengths
+            measured: Tensor = torch.linalg.vector_norm(image - self.exact.apply(X.double()), dim=0) / lengths
+            return measured
         other = self.operator.apply(X / 3).double() * 3
         floor = SAFETY * torch.finfo(self.operator.torch_dtype).eps * self.norm
-        return (SAFETY * torch.linalg.vector_norm(image - other, dim=0) / lengths).clamp_min(floor)
+        estimate: Tensor = SAFETY * torch.linalg.vector_norm(image - other, dim=0) / lengths
+        return estimate.clamp_min(floor)

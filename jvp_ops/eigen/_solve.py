@@ -102,7 +102,7 @@ def eigenpairs(
     before = solved.products
     rounding = Rounding.of(solved, random)
     start = random.standard_normal(operator.shape[0])
-    wanted = (DEFAULT_TOL[operator.torch_dtype]) if tol is None else finite_number(tol, "tol", least=0)
+    wanted = DEFAULT_TOL[operator.torch_dtype] if tol is None else finite_number(tol, "tol", least=0)
     reachable = max(wanted, 2 * rounding.level)
     with progress_bar(None, show=progress, description=f"eigenpairs {which}", unit="product") as bar:
         found = [
@@ -139,7 +139,9 @@ def eigenpairs(
 
 def _checked_request(operator: TensorOperator, k: int, which: str) -> tuple[int, str]:
     if not isinstance(operator, TensorOperator):
-        raise InputError(f"operator must be a jvp_ops operator such as map.jacobian(theta), not {type(operator).__name__}")
+        raise InputError(
+            f"operator must be a jvp_ops operator such as map.jacobian(theta), not {type(operator).__name__}"
+        )
     rows, columns = operator.shape
     if rows != columns:
         raise InputError(f"eigenpairs needs a square operator, not one of shape {rows} × {columns}")
@@ -218,7 +220,8 @@ def _product_errors(rounding: Rounding, X: Tensor) -> NDArray[np.float64]:
     errors = [
         np.nan_to_num(rounding.errors(part).cpu().numpy()) * length for part, length in zip(parts, lengths, strict=True)
     ]
-    return np.hypot(*errors) / np.hypot(*lengths)
+    total: NDArray[np.float64] = np.hypot(*errors) / np.hypot(*lengths)
+    return total
 
 
 def _mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MOST_ROWS = 2048
+from jvp_ops._parallel import worker_count
+
+LEAST_ROWS, MOST_ROWS = 256, 2048
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,19 @@ class Chunk:
 def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:
     """Divide samples into chunks; every sample is in exactly one."""
     used, classes = (inputs != 0).numpy(), labels.numpy()
-    for rows in _groups(used, classes, np.arange(len(classes))):
+    share = int(1.25 * len(classes) / worker_count(torch.device("cpu")))  # few samples still keep every thread busy
+    most = min(max(share, LEAST_ROWS), MOST_ROWS)
+    for rows in _groups(used, classes, np.arange(len(classes)), most):
         live = torch.from_numpy(np.flatnonzero(used[rows].any(axis=0)))
         index = torch.from_numpy(rows)
         yield Chunk(inputs[index[:, None], live[None, :]].contiguous(), live, labels[index])
 
 
 def _groups(
-    used: NDArray[np.bool_], classes: NDArray[np.int64], rows: NDArray[np.int64]
+    used: NDArray[np.bool_], classes: NDArray[np.int64], rows: NDArray[np.int64], most: int
 ) -> Iterator[NDArray[np.int64]]:
     """Halve rows until they are few enough: by class, then by the input that most nearly half of them use."""
-    if len(rows) <= MOST_ROWS:
+    if len(rows) <= most:
         yield rows
         return
     if (present := np.unique(classes[rows])).size > 1:
@@ -51,7 +55,7 @@ def _groups(
         share = used[rows].mean(axis=0)
         chosen = used[rows, int(np.argmin(np.abs(share - 0.5)))]
         if not 0.1 < chosen.mean() < 0.9:  # nothing divides them: all use nearly the same inputs
-            yield from (rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS))
+            yield from (rows[start : start + most] for start in range(0, len(rows), most))
             return
-    yield from _groups(used, classes, rows[chosen])
-    yield from _groups(used, classes, rows[~chosen])
+    yield from _groups(used, classes, rows[chosen], most)
+    yield from _groups(used, classes, rows[~chosen], most)

@@ -1,0 +1,64 @@
+"""Options that several commands share, and what they make."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from jvp_ops.errors import InputError
+
+if TYPE_CHECKING:
+    from jvp_ops.data import Dataset
+    from jvp_ops.losses import TwoLayerLoss
+
+DATA = ("digits", "mnist", "fashion-mnist")
+
+
+def add_problem_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which network is trained on which data, and how."""
+    problem = parser.add_argument_group("the training step")
+    problem.add_argument("--data", choices=DATA, default="digits", help="default: digits, which come with the package")
+    problem.add_argument("--samples", type=int, metavar="N", help="train on N samples drawn at random; default: all")
+    problem.add_argument("--hidden", type=int, default=50, metavar="N", help="hidden units; default: 50")
+    problem.add_argument("--lr", type=float, default=0.1, metavar="α", help="learning rate; default: 0.1")
+    problem.add_argument("--weight-decay", type=float, default=0.0, metavar="ω", help="default: 0")
+    problem.add_argument("--steps", type=int, default=100, metavar="N", help="steps of training first; default: 100")
+    problem.add_argument("--scale", type=float, metavar="S", help="start from S times standard normal numbers")
+    problem.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    problem.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    problem.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    problem.add_argument("--max-memory", metavar="SIZE", help="such as 2GiB; default: half of what is free")
+
+
+def load(arguments: argparse.Namespace) -> "Dataset":
+    """Load the data set that was asked for."""
+    from jvp_ops.data import load_digits, load_fashion_mnist, load_mnist
+
+    loaders = {"digits": load_digits, "mnist": load_mnist, "fashion-mnist": load_fashion_mnist}
+    data = loaders[arguments.data]()
+    return data if arguments.samples is None else data.subset(arguments.samples, rng=arguments.seed)
+
+
+def two_layer_loss(data: "Dataset", arguments: argparse.Namespace) -> "TwoLayerLoss":
+    """Make the loss that was asked for."""
+    from jvp_ops.losses import TwoLayerLoss
+
+    return TwoLayerLoss(
+        data.inputs,
+        data.labels,
+        hidden=arguments.hidden,
+        classes=data.classes,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        max_memory=arguments.max_memory,
+    )
+
+
+def show_progress(arguments: argparse.Namespace) -> bool:
+    """Show bars where a person looks on, unless told not to."""
+    return sys.stderr.isatty() and not arguments.quiet
+
+
+def check_positive(value: int, name: str) -> None:
+    """Refuse a count under 1 before anything is computed."""
+    if value < 1:
+        raise InputError(f"{name} must be at least 1, not {value}")

@@ -1,0 +1,178 @@
+"""``jvp-ops spectrum``: train, linearize, and find both ends of the spectrum of Df with bounds."""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress, two_layer_loss
+
+if TYPE_CHECKING:
+    from jvp_ops.data import Dataset
+    from jvp_ops.eigen import Eigenpairs
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "spectrum",
+        help="leading eigenvalues of the Jacobian of a training step, at both ends, with bounds",
+        description="Train a two-layer network by gradient descent, take the Jacobian Df = I − αH of the next step, "
+        "and find its eigenvalues at both ends with a bound on the error of each.",
+    )
+    add_problem_options(parser)
+    parser.add_argument("--k", type=int, default=10, metavar="N", help="eigenvalues at each end; default: 10")
+    parser.add_argument("--tol", type=float, metavar="T", help="residual relative to ‖H‖; default: 1e-5, float64 1e-10")
+    parser.add_argument("--max-products", type=int, metavar="N", help="budget of products at each end; default: none")
+    parser.add_argument("--out", metavar="FOLDER", help="run folder; default: runs/spectrum-DATA-TIME")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What the command found."""
+
+    data: "Dataset"
+    settings: dict[str, Any]
+    n: int
+    loss_before: float
+    loss_after: float
+    train_seconds: float
+    linearize_seconds: float
+    smallest: "Eigenpairs"  # of Df: where H is largest
+    largest: "Eigenpairs"  # of Df: where H is lowest
+
+    @property
+    def sharpness(self) -> float:
+        """The largest eigenvalue of H."""
+        assert self.smallest.hessian_values is not None
+        return float(self.smallest.hessian_values[0])
+
+    @property
+    def sharpness_bound(self) -> float:
+        """Its bound."""
+        assert self.smallest.hessian_bounds is not None
+        return float(self.smallest.hessian_bounds[0])
+
+    @property
+    def threshold(self) -> float | None:
+        """Where gradient descent becomes unstable: 2/α less the weight decay; None where α is 0."""
+        lr = self.settings["lr"]
+        return None if lr == 0 else 2 / lr - self.settings["weight_decay"]
+
+    def record(self) -> dict[str, Any]:
+        """Give all figures as a JSON-able dict."""
+        return {
+            "command": "spectrum",
+            "settings": self.settings,
+            "samples": len(self.data),
+            "n": self.n,
+            "loss": {"before": self.loss_before, "after": self.loss_after},
+            "seconds": {"train": self.train_seconds, "linearize": self.linearize_seconds},
+            "sharpness": self.sharpness,
+            "sharpness_bound": self.sharpness_bound,
+            "threshold": self.threshold,
+            "smallest": self.smallest.record(),
+            "largest": self.largest.record(),
+        }
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compute, write the run folder, and print."""
+    from jvp_ops.store import check_run_folder, save_run
+
+    check_positive(arguments.k, "--k")
+    folder = Path(arguments.out) if arguments.out else _fresh_folder(arguments.data)
+    check_run_folder(folder)
+    found = compute(arguments)
+    arrays = {
+        f"{end}_{name}": array
+        for end, pairs in (("smallest", found.smallest), ("largest", found.largest))
+        for name, array in pairs.arrays().items()
+    }
+    save_run(folder, record=found.record(), arrays=arrays, identity=found.smallest.provenance)
+    if arguments.json:
+        print(json.dumps({**found.record(), "folder": str(folder)}, indent=2, allow_nan=False))
+    else:
+        print(text(found))
+        print(f"written to {folder}")
+    return 0
+
+
+def compute(arguments: argparse.Namespace) -> Spectrum:
+    """Train, linearize, and solve both ends."""
+    from jvp_ops.eigen import eigenpairs
+    from jvp_ops.maps import GradientDescent
+
+    data = load(arguments)
+    loss = two_layer_loss(data, arguments)
+    f = GradientDescent(loss, lr=arguments.lr, weight_decay=arguments.weight_decay)
+    start = loss.initial(arguments.seed, scale=arguments.scale)
+    bars = show_progress(arguments)
+    began = time.perf_counter()
+    theta = f.run(start, steps=arguments.steps, progress=bars)
+    trained = time.perf_counter()
+    Df = f.jacobian(theta)
+    linearized = time.perf_counter()
+    options = {"tol": arguments.tol, "rng": arguments.seed, "max_products": arguments.max_products, "progress": bars}
+    names = ("data", "hidden", "lr", "weight_decay", "steps", "scale", "seed", "device", "dtype", "k")
+    return Spectrum(
+        data=data,
+        settings={name: getattr(arguments, name) for name in names},
+        n=loss.parameters.size,
+        loss_before=float(loss.value(start)),
+        loss_after=float(loss.value(theta)),
+        train_seconds=trained - began,
+        linearize_seconds=linearized - trained,
+        smallest=eigenpairs(Df, arguments.k, "SA", **options),
+        largest=eigenpairs(Df, arguments.k, "LA", **options),
+    )
+
+
+def text(found: Spectrum) -> str:
+    """Lay the results out for a person."""
+    s = found.settings
+    pixels = found.data.image_shape[0] * found.data.image_shape[1]
+    lines = [
+        f"{found.data.name}: {len(found.data)} samples; network {pixels}-{s['hidden']}-{found.data.classes}; "
+        f"Df is {found.n} × {found.n}; {s['dtype']} on {s['device']}",
+        f"training: {s['steps']} steps of gradient descent at lr {s['lr']:g}, loss {found.loss_before:.4f} → "
+        f"{found.loss_after:.4f}, {found.train_seconds:.2f} s; linearized in {found.linearize_seconds:.2f} s",
+    ]
+    for pairs, title in (
+        (found.smallest, "smallest of Df, largest of H"),
+        (found.largest, "largest of Df, lowest of H"),
+    ):
+        assert pairs.hessian_values is not None
+        lines += ["", f"{title}: {pairs.summary()}"]
+        lines.append("  #    eigenvalue of Df     eigenvalue of H   residual      bound  converged")
+        columns = zip(pairs.values, pairs.hessian_values, pairs.residuals, pairs.bounds, pairs.converged, strict=True)
+        for number, (mu, h, residual, bound, converged) in enumerate(columns, start=1):
+            yes = "yes" if converged else "no"
+            lines.append(f"{number:>3}  {mu:>18.10f}  {h:>18.10f}  {residual:>9.1e}  {bound:>9.1e}  {yes:>9}")
+        lines += [f"note: {note}" for note in pairs.notes]
+    return "\n".join([*lines, "", _stability(found)])
+
+
+def _stability(found: Spectrum) -> str:
+    value = f"sharpness {found.sharpness:.8g} ± {found.sharpness_bound:.1e}"
+    if found.threshold is None:
+        return f"{value}; at lr 0 the step is the identity"
+    name = "2/α − ω" if found.settings["weight_decay"] else "2/α"
+    threshold = f"the threshold {name} = {found.threshold:g}"
+    if found.sharpness < found.threshold:
+        return f"{value}, below {threshold}: Df has no eigenvalue under −1"
+    return f"{value}, above {threshold}: Df has an eigenvalue under −1, along which the step overshoots and grows"
+
+
+def _fresh_folder(data: str) -> Path:
+    name = f"spectrum-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
