@@ -1,99 +1,128 @@
 """Figures of results, with matplotlib; each draws on given axes, or makes its own, and returns them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from jvp_ops.errors import MissingExtraError
+from jvp_ops.errors import InputError, MissingExtraError
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # told apart by readers of any colour vision
 
 
-def _pyplot() -> Any:
+def _subplots(*shape: int, **options: Any) -> Any:
     try:
         from matplotlib import pyplot
     except ImportError:
         raise MissingExtraError.naming("matplotlib", extra="plot", purpose="drawing a figure") from None
-    return pyplot
+    return pyplot.subplots(*shape, layout="constrained", **options)[1]
 
 
-def plot_values(values: NDArray[Any], bounds: NDArray[np.float64], ax: Any = None) -> Any:
-    """Draw eigenvalues: real ones by rank with their bounds, complex ones in the plane with the unit circle."""
-    ax = _pyplot().subplots(figsize=(5, 3.2), layout="constrained")[1] if ax is None else ax
-    if np.iscomplexobj(values):
-        angle = np.linspace(0, 2 * np.pi, 400)
-        ax.plot(np.cos(angle), np.sin(angle), color=GREY, lw=0.8, label="unit circle")
-        ax.plot(values.real, values.imag, "o", ms=4, color=BLUE, label="eigenvalues")
-        ax.set(xlabel="real part", ylabel="imaginary part", aspect="equal")
-        ax.legend(frameon=False)
-        return ax
-    ax.errorbar(np.arange(1, len(values) + 1), values, yerr=bounds, fmt="o", ms=4, color=BLUE, capsize=2, lw=1)
-    ax.set(xlabel="rank", ylabel="eigenvalue")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+def plot_values(values: ArrayLike, bounds: ArrayLike | None = None, *, ax: Any = None) -> Any:
+    """Draw eigenvalues: real ones by rank with their bounds, complex ones in the plane with the unit circle.
+
+    Parameters
+    ----------
+    values, bounds : array
+        The eigenvalues in the order to draw them, and the error bar of each real one; NaN draws none.
+    ax : matplotlib axes, optional
+        Where to draw.
+    """
+    values = np.asarray(values)
+    if not np.iscomplexobj(values):
+        return _by_rank(_subplots(figsize=(4.2, 3)) if ax is None else ax, values, bounds, "eigenvalue")
+    ax = _subplots(figsize=(3.8, 3.4)) if ax is None else ax
+    angle = np.linspace(0, 2 * np.pi, 400)
+    ax.plot(np.cos(angle), np.sin(angle), color=GREY, lw=0.8, label=r"$|\lambda| = 1$")
+    ax.plot(values.real, values.imag, "o", ms=4, color=BLUE, label="eigenvalues")
+    ax.set(xlabel="real part", ylabel="imaginary part", aspect="equal")
+    ax.legend(frameon=False, fontsize="small")
     return ax
 
 
 def plot_ends(
-    largest: ArrayLike, lowest: ArrayLike, lr: float, *, bounds: Sequence[ArrayLike] | None = None, axes: Any = None
+    largest: ArrayLike, lowest: ArrayLike, lr: float, *, weight_decay: float = 0.0, bounds: Any = None, axes: Any = None
 ) -> Any:
-    """Draw both ends of a Hessian's spectrum, the top one with gradient descent's threshold 2/α.
+    """Draw both ends of a Hessian's spectrum, with gradient descent's threshold 2/α − ω at the top.
+
+    The scale on the right is that of the eigenvalue 1 − αω − αh of Df. A threshold far above all h is told beside
+    an arrow, so that it does not squeeze them.
 
     Parameters
     ----------
     largest, lowest : array
         Eigenvalues h of H, best first.
-    lr : float
-        α; where h exceeds 2/α, |1 − αh| > 1 and the step is unstable along that eigenvector.
+    lr, weight_decay : float
+        α and ω; where h exceeds 2/α − ω, the step is unstable along that eigenvector.
     bounds : pair of arrays, optional
-        Their bounds, drawn as error bars.
+        Their bounds, drawn as error bars; the largest is told, since most are smaller than a point.
     axes : pair of matplotlib axes, optional
         Where to draw.
     """
+    if not lr > 0:
+        raise InputError(f"lr must be above 0, not {lr!r}: at 0 the step is the identity, whatever h is")
     if axes is None:
-        axes = _pyplot().subplots(1, 2, figsize=(8, 3.4), layout="constrained")[1]
-    titles = ("largest eigenvalues of H", "lowest eigenvalues of H")
-    for number, (ax, values, title) in enumerate(zip(axes, (largest, lowest), titles, strict=True)):
-        h = np.asarray(values)
-        error = None if bounds is None else np.asarray(bounds[number])
-        ax.errorbar(np.arange(1, len(h) + 1), h, yerr=error, fmt="o", ms=4, color=BLUE, capsize=2, lw=1)
-        ax.set(xlabel="rank", ylabel="h", title=title)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        other = ax.secondary_yaxis("right", functions=(lambda y: 1 - lr * y, lambda mu: (1 - mu) / lr))
-        other.set_ylabel("μ = 1 − αh")
-    top = axes[0]
-    top.axhline(2 / lr, color=ORANGE, lw=1, ls="--")
-    top.annotate(
-        f"2/α = {2 / lr:g}",
-        (1, 2 / lr),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=ORANGE,
-    )
-    top.set_ylim(bottom=0)
+        axes = _subplots(1, 2, figsize=(7.5, 3.2))
+        axes[0].figure.get_layout_engine().set(w_pad=0.12)
+    ends, errors = (np.asarray(largest), np.asarray(lowest)), (None, None) if bounds is None else bounds
+    decay = r" - \alpha\omega" if weight_decay else ""
+    scales = (lambda h: 1 - lr * (weight_decay + h), lambda mu: (1 - mu) / lr - weight_decay)
+    for ax, h, error, name in zip(axes, ends, errors, ("largest", "lowest"), strict=True):
+        _by_rank(ax, h, error, "eigenvalue $h$ of $H$").set_title(f"{name} eigenvalues of $H$", fontsize="medium")
+        if error is not None:
+            ax.set_xlabel(f"rank (error bounds at most {np.max(error):.1e})")
+        right = ax.secondary_yaxis("right", functions=scales)
+        right.set_ylabel(rf"$\mu = 1{decay} - \alpha h$")
+        right.ticklabel_format(axis="y", useOffset=False)
+    _mark_threshold(axes[0], ends[0], 2 / lr - weight_decay, r"$2/\alpha - \omega$" if decay else r"$2/\alpha$")
     return axes
 
 
-def plot_input_weights(weights: ArrayLike, image_shape: tuple[int, int], *, columns: int = 10, axes: Any = None) -> Any:
-    """Draw an (inputs, hidden) array, such as the W1 part of an eigenvector, as one image for each hidden unit.
+def _by_rank(ax: Any, values: Any, bounds: Any, label: str) -> Any:
+    ax.errorbar(np.arange(1, len(values) + 1), values, yerr=bounds, fmt="o", ms=4, color=BLUE, capsize=2, lw=1)
+    ax.set(xlabel="rank", ylabel=label)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
 
-    One colour scale, symmetric about zero, serves all images. The units are drawn in order of their norm.
+
+def _mark_threshold(ax: Any, h: Any, threshold: float, name: str) -> None:
+    """Draw a line where the threshold is in reach of the values, and an arrow upwards where it is not."""
+    text, style = f"{name} = {threshold:.4g}", {"color": ORANGE, "fontsize": "small"}
+    if h.min() >= 0:
+        ax.set_ylim(bottom=0)
+    low, high = ax.get_ylim()
+    if threshold > 2 * h.max():
+        ax.set_ylim(low, high + 0.2 * (high - low))
+        ax.annotate("", (0.96, 1), (0.96, 0.84), "axes fraction", arrowprops={"arrowstyle": "->", "color": ORANGE})
+        text += f", {threshold / h.max():.3g} × the largest" if threshold < 1000 * h.max() else ""
+        ax.text(0.93, 0.92, text, transform=ax.transAxes, ha="right", va="center", **style)
+        return
+    ax.axhline(threshold, color=ORANGE, lw=1, ls="--")
+    ax.set_ylim(low, max(high, threshold + 0.1 * (high - low)))
+    side, ha = (0, "left") if h[-1] > threshold else (1, "right")  # where the values, which fall, leave room above it
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": ha, "va": "bottom"}
+    ax.annotate(text, (side, threshold), (4 - 8 * side, 3), **place, **style)
+
+
+def plot_input_weights(weights: ArrayLike, image_shape: tuple[int, int], *, columns: int = 10, axes: Any = None) -> Any:
+    """Draw the columns of an (inputs, hidden) array, such as an eigenvector's W1 part, as images by falling norm.
+
+    One colour scale, symmetric about zero, serves them all; each is titled with its hidden unit, counted from 0.
+    `columns` is how many stand in a row, and `axes` an array of matplotlib axes, of which those left over are emptied.
     """
     array = np.asarray(weights)
-    order = np.argsort(-np.linalg.norm(array, axis=0))
-    rows = -(-array.shape[1] // columns)
+    if array.ndim != 2 or len(array) != np.prod(image_shape):
+        raise InputError(f"weights have shape {array.shape}; expected ({np.prod(image_shape)}, hidden)")
+    rows, columns = -(-array.shape[1] // columns), min(columns, array.shape[1])
     if axes is None:
-        size = (columns * 0.8, rows * 0.8 + 0.4)
-        axes = _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1]
-    limit = np.abs(array).max()
-    for ax in np.ravel(axes):
+        axes = _subplots(rows, columns, figsize=(0.7 * columns + 0.6, 0.82 * rows + 0.1), squeeze=False)
+    limit = np.abs(array).max() or 1.0
+    for ax in np.ravel(axes)[array.shape[1] :]:
         ax.set_axis_off()
-    for ax, unit in zip(np.ravel(axes), order, strict=False):
+    for ax, unit in zip(np.ravel(axes), np.argsort(-np.linalg.norm(array, axis=0), kind="stable"), strict=False):
         picture = ax.imshow(array[:, unit].reshape(image_shape), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set_title(f"{unit}", fontsize=6, pad=1)
-    np.ravel(axes)[0].figure.colorbar(picture, ax=axes, shrink=0.8, aspect=30)
+        ax.set_title(f"unit {unit}", fontsize=7, pad=2)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(color="0.8", linewidth=0.6)
+    np.ravel(axes)[0].figure.colorbar(picture, ax=axes, fraction=0.02, aspect=30).ax.tick_params(labelsize=7)
     return axes

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
-from torch.nn import functional as F
+from torch.nn import functional
 
 import jvp_ops as jo
 
@@ -66,9 +66,7 @@ class TwoLayer:
 
     def loss(self, dtype=torch.float64, device="cpu", **options):
         X, t = self.data()
-        return jo.TwoLayerLoss(
-            X, t, hidden=self.hidden, classes=self.classes, dtype=dtype, device=device, **options
-        )
+        return jo.TwoLayerLoss(X, t, hidden=self.hidden, classes=self.classes, dtype=dtype, device=device, **options)
 
     def theta(self, dtype=torch.float64, device="cpu"):
         d, h, c = self.inputs, self.hidden, self.classes
@@ -84,7 +82,7 @@ class TwoLayer:
         return torch.sigmoid(self.data()[0] @ W1 + b1) @ W2 + b2
 
     def value(self, theta):
-        return F.cross_entropy(self.logits(theta), self.data()[1])
+        return functional.cross_entropy(self.logits(theta), self.data()[1])
 
     @cache  # noqa: B019
     def H(self):
@@ -147,9 +145,9 @@ class Attention(nn.Module):
 
     def forward(self, x):
         q, k, v = self.qkv(self.norm1(x)).reshape(*x.shape[:2], 3, 2, 2).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
         x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
-        x = x + self.narrow(F.gelu(self.wide(self.norm2(x))))
+        x = x + self.narrow(functional.gelu(self.wide(self.norm2(x))))
         return self.head(x.mean(1))
 
 
@@ -220,11 +218,24 @@ def attention_by_hand(weights, x):
 
 
 def mean_cross_entropy(outputs, targets):
-    return F.cross_entropy(outputs, targets)
+    return functional.cross_entropy(outputs, targets)
 
 
 def sum_of_squares(outputs, targets):
     return ((outputs - targets) ** 2).sum()
+
+
+@torch.no_grad()
+def _round(module):
+    for p in module.parameters(recurse=False):
+        p.copy_(p.float())
+
+
+def seeded(make):
+    """Make a module with fixed weights, exact in float32, in float64 and eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return make().double().eval().apply(_round)
 
 
 @dataclass(frozen=True)
@@ -238,9 +249,7 @@ class Module:
 
     @cache  # noqa: B019
     def model(self):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            return self.make().double().eval().apply(_round)
+        return seeded(self.make)
 
     def loss(self, dtype=torch.float64, device="cpu", **options):
         options.setdefault("parameters", self.names)
@@ -275,12 +284,6 @@ class Module:
 
     def __hash__(self):
         return id(self)
-
-
-@torch.no_grad()
-def _round(module):
-    for p in module.parameters(recurse=False):
-        p.copy_(p.float())
 
 
 def mlp():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import mean_cross_entropy, mlp, numbers
+from cases import mean_cross_entropy, mlp, numbers, seeded
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import jvp_ops as jo
@@ -11,7 +11,7 @@ X, T = numbers(1, 10, 3), torch.arange(10) % 3
 
 
 def loss_over(data):
-    return jo.ModelLoss(mlp().double(), mean_cross_entropy, data)
+    return jo.ModelLoss(seeded(mlp), mean_cross_entropy, data)
 
 
 class Random(Dataset):
@@ -84,7 +84,7 @@ def test_an_iterator_that_can_be_read_once_is_refused():
 
 
 def test_a_loader_that_does_not_shuffle_is_taken_whole():
-    model = mlp().double()
+    model = seeded(mlp)
     from_loader = jo.ModelLoss(model, mean_cross_entropy, DataLoader(TensorDataset(X, T), batch_size=4))
     from_tensors = jo.ModelLoss(model, mean_cross_entropy, (X, T))
     assert from_loader.samples == 10
@@ -123,4 +123,4 @@ def test_numbers_that_are_not_finite_are_refused_where_they_are(bad):
     targets = torch.full((10, 3), 1.0).double()
     targets[0, 0] = bad
     with pytest.raises(jo.NonFiniteError):
-        jo.ModelLoss(mlp().double(), torch.nn.functional.mse_loss, (X, targets))
+        jo.ModelLoss(seeded(mlp), torch.nn.functional.mse_loss, (X, targets))

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from cases import MODULES, mean_cross_entropy, mlp, numbers, sum_of_squares
+from cases import MODULES, mean_cross_entropy, mlp, numbers, seeded, sum_of_squares
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import jvp_ops as jo
@@ -33,7 +33,7 @@ def test_value_and_gradient_are_those_of_autograd(name, dtype, device):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7])
 @pytest.mark.parametrize("kind", ["mean", "sum"])
 def test_ragged_batches_weigh_by_samples(batch_size, kind):
-    model, function, targets = mlp().double(), mean_cross_entropy, T
+    model, function, targets = seeded(mlp), mean_cross_entropy, T
     if kind == "sum":
         function, targets = sum_of_squares, numbers(1, 7, 3)
     whole = jo.ModelLoss(model, function, (X, targets))
@@ -52,18 +52,21 @@ def test_ragged_batches_weigh_by_samples(batch_size, kind):
 
 
 def test_a_sum_over_unequal_chunks_is_that_of_the_whole():
-    model = mlp().double()
+    model = seeded(mlp)
     whole = jo.ModelLoss(model, mean_cross_entropy, (X, T))
     theta, sizes = whole.initial(), [1, 4, 2]
     loss = jo.ModelLoss(model, mean_cross_entropy, list(zip(X.split(sizes), T.split(sizes), strict=True)))
     torch.testing.assert_close(loss.value(theta), whole.value(theta), rtol=1e-13, atol=0)
-    means = [F.cross_entropy(MODULES["perceptron"].outputs(theta)[s], T[s]) for s in (slice(0, 1), slice(1, 5), slice(5, 7))]
+    means = [
+        functional.cross_entropy(MODULES["perceptron"].outputs(theta)[s], T[s])
+        for s in (slice(0, 1), slice(1, 5), slice(5, 7))
+    ]
     assert abs(float(sum(means)) / 3 - float(loss.value(theta))) > 1e-3  # a plain mean of means would be another loss
     torch.testing.assert_close(loss.hessian(theta).dense(), whole.hessian(theta).dense(), rtol=1e-11, atol=1e-13)
 
 
 def test_a_sum_is_told_from_a_mean_even_where_each_batch_holds_one_sample():
-    model, targets = mlp().double(), numbers(1, 7, 3)
+    model, targets = seeded(mlp), numbers(1, 7, 3)
     whole = jo.ModelLoss(model, sum_of_squares, (X, targets))
     single = jo.ModelLoss(model, sum_of_squares, list(zip(X.split(1), targets.split(1), strict=True)))
     theta = whole.initial()
@@ -93,7 +96,7 @@ def test_frozen_parameters_are_constants():
 
 
 def test_the_users_model_is_never_changed():
-    model = mlp().double().train()
+    model = seeded(mlp).train()
     model[2].bias.requires_grad_(False)
     model.register_buffer("constant", torch.ones(1))
     state, flags = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
@@ -114,13 +117,41 @@ def test_the_users_model_is_never_changed():
 
 
 def test_a_later_change_of_the_users_model_is_not_seen():
-    model = mlp().double()
+    model = seeded(mlp)
     loss = jo.ModelLoss(model, mean_cross_entropy, (X, T), parameters="2.*")
     theta = loss.initial()
     before = loss.value(theta)
     with torch.no_grad():
         model[0].weight.zero_()
     assert loss.value(theta) == before
+
+
+def test_a_later_change_of_the_users_tensors_is_refused_or_not_seen():
+    data = X.clone()
+    loss = jo.ModelLoss(seeded(mlp), mean_cross_entropy, (data, T))
+    theta = loss.initial()
+    before, A = loss.value(theta), loss.hessian(theta)
+    image = A.apply(torch.ones_like(theta))
+    data.mul_(2)
+    for again, expected in ((lambda: loss.value(theta), before), (lambda: A.apply(torch.ones_like(theta)), image)):
+        try:
+            assert torch.equal(again(), expected)
+        except jo.DataError as error:
+            assert "changed" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("name", ["perceptron", "transformer block"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(name, mode):
+    loss, module = MODULES[name].loss(), MODULES[name]
+    theta = module.theta()
+    with mode():
+        slope, H, G = loss.gradient(theta), loss.hessian(theta).dense(), loss.gauss_newton(theta).dense()
+        drawn = loss.gradient(loss.initial())
+    assert torch.equal(slope, loss.gradient(theta))
+    assert torch.equal(drawn, slope)
+    assert (H - module.H()).abs().max() <= 1e-12
+    assert (G - module.G()).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
@@ -143,11 +174,13 @@ def test_initial_is_the_models_own_values_and_a_copy():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_initial_draws_anew_from_a_seed_and_leaves_the_global_generator_alone(name):
-    loss = MODULES[name].loss()
-    before = torch.get_rng_state()
+def test_initial_draws_anew_from_a_seed_and_leaves_the_global_generator_alone(name, device):
+    loss = MODULES[name].loss(device=device)
+    before, on_device = torch.get_rng_state(), torch.cuda.get_rng_state() if device.type == "cuda" else None
     drawn = loss.initial(rng=0)
+    assert drawn.device == device
     assert torch.equal(before, torch.get_rng_state())
+    assert on_device is None or torch.equal(on_device, torch.cuda.get_rng_state())
     torch.manual_seed(123)
     try:
         assert torch.equal(drawn, loss.initial(rng=0))

@@ -148,6 +148,21 @@ def test_inputs_of_any_real_kind_are_converted(kind):
     assert torch.equal(loss.gradient(theta), expected.gradient(theta))
 
 
+def test_inputs_in_bfloat16_are_converted():
+    X = torch.tensor([[0.5, 1.0], [1.0, 0.0]])
+    loss, expected = (jo.TwoLayerLoss(inputs, [0, 1], hidden=2) for inputs in (X.bfloat16(), X))
+    theta = loss.initial(rng=0)
+    assert torch.equal(loss.gradient(theta), expected.gradient(theta))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    problem = TWO_LAYER["two classes"]
+    with mode():
+        H = problem.loss().hessian(problem.loss().initial(rng=1)).dense()
+    assert torch.equal(H, problem.loss().hessian(problem.loss().initial(rng=1)).dense())
+
+
 def test_large_integers_keep_their_digits_in_float64():
     X = np.array([[2**24 + 1], [-(2**24) - 3]])
     theta = torch.tensor([2.0**-24, 0.1, 0.5, -0.5, 0.0, 0.0], dtype=torch.float64)

@@ -89,7 +89,9 @@ def test_permuting_hidden_units_permutes_the_hessian():
     p = TwoLayer(15, 4, 3, 3, seed=9)
     order = torch.tensor([2, 0, 1])
     parts = dict(zip(("W1", "b1", "W2", "b2"), p.split(torch.arange(len(p.theta()))), strict=True))
-    index = torch.cat([parts["W1"][:, order].reshape(-1), parts["b1"][order], parts["W2"][order].reshape(-1), parts["b2"]])
+    index = torch.cat(
+        [parts["W1"][:, order].reshape(-1), parts["b1"][order], parts["W2"][order].reshape(-1), parts["b2"]]
+    )
     loss, theta = p.loss(), p.theta()
     H = loss.hessian(theta).dense()
     found = loss.hessian(theta[index]).dense()

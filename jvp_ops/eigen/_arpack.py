@@ -39,7 +39,9 @@ def arpack(
     Krylov space, makes it one absolute tolerance. ``LM`` needs no shift, and would be changed by one.
     """
     n = operator.shape[0]
-    shift = 0.0 if which in ("LM", "LI") or not operator.symmetric else 2 * norm
+    shift = 2 * norm if operator.symmetric and which != "LM" else 0.0
+    if norm == 0:
+        shift = 1.0  # ARPACK breaks down on the zero operator, not on the identity
 
     def multiply(x: NDArray[np.float64]) -> NDArray[np.float64]:
         on_product()
@@ -58,4 +60,13 @@ def arpack(
         values, vectors = (eigsh if operator.symmetric else eigs)(shifted, k, **options)
     except ArpackNoConvergence as partial:
         values, vectors, complete = partial.eigenvalues, partial.eigenvectors, False
-    return Approximation(values - shift, vectors, complete and len(values) >= k)
+    complete = complete and len(values) >= k
+    if np.iscomplexobj(values):
+        values, vectors = _with_partners(values, vectors)
+    return Approximation(values - shift, vectors, complete)
+
+
+def _with_partners(values: NDArray[Any], vectors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give back to each complex value the conjugate that ARPACK's cut at k took: a real operator has both."""
+    alone = [i for i, z in enumerate(values) if z.imag != 0 and not np.isclose(values, z.conj(), rtol=1e-9).any()]
+    return np.r_[values, values[alone].conj()], np.c_[vectors, vectors[:, alone].conj()]
