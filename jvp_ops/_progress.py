@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 
 def progress_bar(total: int | None, *, show: bool, description: str, unit: str) -> Any:

@@ -98,7 +98,8 @@ def _mark_threshold(ax: Any, h: Any, threshold: float, name: str) -> None:
         ax.text(0.93, 0.92, text, transform=ax.transAxes, ha="right", va="center", **style)
         return
     ax.axhline(threshold, color=ORANGE, lw=1, ls="--")
-    ax.set_ylim(low, max(high, threshold + 0.1 * (high - low)))
+    low = min(low, threshold)
+    ax.set_ylim(low, max(high, low + 1.12 * (threshold - low)))
     side, ha = (0, "left") if h[-1] > threshold else (1, "right")  # where the values, which fall, leave room above it
     place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": ha, "va": "bottom"}
     ax.annotate(text, (side, threshold), (4 - 8 * side, 3), **place, **style)

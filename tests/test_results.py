@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import jvp_ops as jo
 from jvp_ops.store import fingerprint, save_run
@@ -23,6 +24,13 @@ def test_a_result_prints_as_a_table(pairs):
     assert len(lines) == 5
     assert len({len(line) for line in lines[1:]}) == 1
     assert f"{pairs.values[0]:.10g}" in lines[2]
+
+
+def test_a_vector_comes_apart_by_parameter_names(pairs):
+    parts = pairs.tensors(1)
+    assert list(parts) == ["W1", "b1", "W2", "b2"]
+    assert parts["W1"].shape == (64, 4)
+    assert parts["W1"][2, 3] == pairs.vectors[2 * 4 + 3, 1]
 
 
 def test_a_result_renders_as_html(pairs):
@@ -82,13 +90,8 @@ def test_fingerprints_tell_apart_what_differs():
 
 def test_a_complex_result_is_saved_as_pairs_of_numbers(tmp_path):
     f = jo.FunctionMap(lambda x: x.roll(1), size=8, dtype="float64")
-    pairs = jo.eigenpairs(f.jacobian(f.function(np_zeros(8))), 2, "LI")
+    pairs = jo.eigenpairs(f.jacobian(torch.zeros(8, dtype=torch.float64)), 2, "LI")
     record = json.loads((pairs.save(tmp_path / "run") / "run.json").read_text())
     assert record["values"] == [[z.real, z.imag] for z in pairs.values]
     assert record["bounds"] == [None] * len(pairs)
 
-
-def np_zeros(n):
-    import torch
-
-    return torch.zeros(n, dtype=torch.float64)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jvp_ops.parameters import Parameters
 from jvp_ops.store import save_run
 
 
@@ -46,12 +47,15 @@ class Eigenpairs:
         For A = shift·I + scale·H: the eigenvalues h of H that the values were mapped from, and their bounds.
     notes : tuple of str
         What a reader should know: a tolerance under the rounding level, a budget that ran out.
+    parameters : Parameters
+        What the entries of the vectors stand for.
     provenance : dict
         The operator's identity, for the fingerprint.
     """
 
     values: NDArray[Any]
     vectors: Tensor
+    parameters: Parameters
     residuals: NDArray[np.float64]
     bounds: NDArray[np.float64]
     converged: NDArray[np.bool_]
@@ -70,6 +74,10 @@ class Eigenpairs:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def tensors(self, i: int) -> dict[str, Tensor]:
+        """Take vector i apart into the parameters' shapes, by name: ``pairs.tensors(0)["W1"]``."""
+        return self.parameters.unflatten(self.vectors[:, i])
 
     def header(self) -> list[str]:
         """Name the columns of `rows`."""

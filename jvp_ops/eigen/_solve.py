@@ -192,6 +192,7 @@ def _checked_pairs(
     return Eigenpairs(
         values=quotients.cpu().numpy(),
         vectors=X,
+        parameters=solved.columns,
         residuals=residuals,
         bounds=errors if solved.symmetric else np.full_like(errors, np.nan),
         converged=errors <= tol * norm,

@@ -57,7 +57,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
 
     def __init__(self, linearization: Linearization) -> None:
         self.linearization = linearization
-        self.products = 0
+        self._products = [0]  # a list, so that a transpose counts with its original
         shape = (linearization.rows.size, linearization.columns.size)
         super().__init__(numpy_dtype(linearization.dtype), shape)
 
@@ -85,6 +85,11 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def torch_dtype(self) -> torch.dtype:
         """The dtype that the products are computed in."""
         return self.linearization.dtype
+
+    @property
+    def products(self) -> int:
+        """How many directions were multiplied so far, by A or by Aᵀ."""
+        return self._products[0]
 
     @property
     def affine(self) -> Affine | None:
@@ -126,7 +131,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         first = self.products + 1
         with torch.no_grad():
             result = product(wide)
-        self.products += wide.shape[1]
+        self._products[0] += wide.shape[1]
         if not bool(torch.isfinite(wide).all() & torch.isfinite(result).all()):  # one wait for the device
             check_finite(V, "the direction")
             last = "" if wide.shape[1] == 1 else f" to {self.products}"
@@ -254,7 +259,6 @@ class _TransposedOperator(TensorOperator):
 
     def __init__(self, original: TensorOperator) -> None:
         whole = original.linearization
-        self._original = original
         super().__init__(
             Linearization(
                 apply=whole.adjoint,
@@ -268,6 +272,9 @@ class _TransposedOperator(TensorOperator):
                 in_float64=None if whole.in_float64 is None else lambda: whole.in_float64().T,  # type: ignore[misc]
             )
         )
+
+        self._original = original
+        self._products = original._products
 
     def block(self, rows: str | Sequence[str], columns: str | Sequence[str]) -> Any:
         return self._original.block(columns, rows).T
