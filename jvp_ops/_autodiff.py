@@ -16,10 +16,17 @@ Tensors = Sequence[Tensor]
 
 
 @contextmanager
+def recording() -> Iterator[None]:
+    """Record graphs whatever the caller's mode: ``no_grad`` and ``inference_mode`` included."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
 def twice_differentiable(*, recurrent: bool = False) -> Iterator[None]:
     """Record graphs that can be differentiated again: fused attention and cuDNN's recurrent layers cannot."""
     plain = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), plain:
+    with recording(), sdpa_kernel(SDPBackend.MATH), plain:
         yield
 
 

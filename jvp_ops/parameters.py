@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -127,5 +128,20 @@ def layout(size: int | None, shapes: Mapping[str, Sequence[int]] | None) -> Para
     if (size is None) == (shapes is None):
         raise InputError("give either size= (the length of the vector) or shapes= (names and shapes), not both")
     if shapes is not None:
-        return Parameters.of(shapes)
+        return Parameters.of({name: _checked_shape(name, shape) for name, shape in _checked_names(shapes).items()})
     return Parameters.of({"theta": (positive_int(size, "size"),)})
+
+
+def _checked_names(shapes: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
+    if not isinstance(shapes, Mapping) or not shapes or not all(isinstance(name, str) for name in shapes):
+        raise InputError(f"shapes must be a mapping of at least one name to its shape, not {shapes!r}")
+    return shapes
+
+
+def _checked_shape(name: str, shape: object) -> tuple[int, ...]:
+    lengths = shape if isinstance(shape, Sequence) and not isinstance(shape, str) else (None,)
+    if not all(
+        isinstance(length, Integral) and not isinstance(length, bool) and int(length) >= 0 for length in lengths
+    ):
+        raise InputError(f"the shape of {name!r} must be a tuple of integers of at least 0, not {shape!r}")
+    return tuple(int(length) for length in lengths if length is not None)

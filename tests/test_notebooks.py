@@ -23,8 +23,6 @@ def fast_environment(monkeypatch):
     monkeypatch.setenv("JVP_OPS_OFFLINE", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own makes pictures of figures
-    # tqdm.auto warns inside a kernel that has no ipywidgets, which no extra of the project brings.
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
 
 
 def test_there_are_notebooks_and_each_has_its_number_of_figures_stated_here():

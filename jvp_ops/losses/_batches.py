@@ -1,17 +1,16 @@
 """Samples for a model: tensors in memory, or a data loader that must give the same batches on every pass."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jvp_ops._checks import check_finite
 from jvp_ops.errors import DataError, InputError
-from jvp_ops.store import sha256_of
+from jvp_ops.store import raw_bytes, sha256_of
 
 
 @dataclass(frozen=True)
@@ -24,16 +23,22 @@ class Batch:
     @property
     def samples(self) -> int:
         """How many samples: the common first dimension of all tensors."""
-        return len(_tensors((self.inputs, self.targets))[0])
+        return len(all_tensors((self.inputs, self.targets))[0])
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors in it."""
-        return _tensors((self.inputs, self.targets))
+        return all_tensors((self.inputs, self.targets))
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Take some samples, as views."""
-        return Batch(_map(self.inputs, lambda t: t[start:stop]), _map(self.targets, lambda t: t[start:stop]))
+        return Batch(
+            map_tensors(self.inputs, lambda t: t[start:stop]), map_tensors(self.targets, lambda t: t[start:stop])
+        )
+
+    def take(self, index: Tensor) -> "Batch":
+        """Take some samples by their numbers, as copies."""
+        return Batch(*(map_tensors(part, lambda t: t[index.to(t.device)]) for part in (self.inputs, self.targets)))
 
     def pieces(self, samples: int) -> Iterator["Batch"]:
         """Divide it into batches of at most `samples`."""
@@ -44,9 +49,10 @@ class Batch:
         """Move to a device, floating tensors in a dtype."""
 
         def move(tensor: Tensor) -> Tensor:
+            tensor = tensor.clone() if tensor.is_inference() else tensor  # else no graph could hold it
             return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
-        return Batch(_map(self.inputs, move), _map(self.targets, move))
+        return Batch(map_tensors(self.inputs, move), map_tensors(self.targets, move))
 
 
 class Batches:
@@ -78,13 +84,13 @@ class Batches:
             if iter(data) is data:
                 raise InputError("data is an iterator that can be read only once: pass tensors, a list or a DataLoader")
         for number, batch in enumerate(self._raw()):
-            _check_batch(batch, number)
+            _check_batch(batch, number, device, dtype)
             self.sizes.append(batch.samples)
             self._checksums.append(_checksum(batch))
         self.samples = sum(self.sizes)
         if self.samples == 0:
             raise InputError("data holds no samples: at least one is needed")
-        next(iter(self))  # a loader that shuffles is told at once
+        self._versions = _versions(next(self._raw())) if self._in_memory else []
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batches":
         """Give the same batches on another device or in another dtype."""
@@ -95,6 +101,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through all batches, and refuse data that are not those of the first pass."""
+        self.check_unchanged()
         number = -1
         for number, batch in enumerate(self._raw()):
             if not self._in_memory and (number >= len(self.sizes) or _checksum(batch) != self._checksums[number]):
@@ -102,6 +109,11 @@ class Batches:
             yield batch.to(self._device, self._dtype)
         if number + 1 != len(self.sizes):
             raise DataError(self._changed(f"it gave {number + 1} batches, {len(self.sizes)} on the first pass"))
+
+    def check_unchanged(self) -> None:
+        """Refuse tensors in memory that were changed in place since they were handed over."""
+        if self._in_memory and _versions(next(self._raw())) != self._versions:
+            raise DataError("the data tensors were changed in place after the loss was made: make a new loss of them")
 
     def identity(self) -> str:
         """Hash the data."""
@@ -128,42 +140,55 @@ class Batches:
         )
 
 
-def _check_batch(batch: Batch, number: int) -> None:
+def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.dtype) -> None:
     tensors = batch.tensors
     if not tensors or any(tensor.ndim == 0 for tensor in tensors):
         raise InputError(f"batch {number} holds no tensors with a dimension of samples")
     lengths = sorted({len(tensor) for tensor in tensors})
     if len(lengths) > 1:
         raise InputError(f"batch {number} holds tensors of different lengths {lengths}: one row a sample is needed")
-    for tensor in tensors:
+    for tensor, moved in zip(tensors, batch.to(device, dtype).tensors, strict=True):
         if tensor.is_floating_point():
             check_finite(tensor, f"batch {number} of the data")
+            check_finite(moved, f"batch {number} of the data, as {dtype},")
 
 
 def _checksum(batch: Batch) -> int:
     checksum = 0
     for tensor in batch.tensors:
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
-        checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
+        checksum = zlib.crc32(raw_bytes(tensor), checksum)
     return checksum
 
 
-def _map(structure: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def _versions(batch: Batch) -> list[int]:
+    return [-1 if tensor.is_inference() else tensor._version for tensor in batch.tensors]
+
+
+def map_tensors(structure: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of a tensor, tuple, list or mapping."""
     if isinstance(structure, Tensor):
         return function(structure)
     if isinstance(structure, Mapping):
-        return {key: _map(value, function) for key, value in structure.items()}
+        return {key: map_tensors(value, function) for key, value in structure.items()}
     if isinstance(structure, tuple | list):
-        return tuple(_map(value, function) for value in structure)
+        return tuple(map_tensors(value, function) for value in structure)
     raise InputError(f"data must be made of torch tensors, not {type(structure).__name__}")
 
 
-def _tensors(structure: Any) -> list[Tensor]:
+def all_tensors(structure: Any) -> list[Tensor]:
+    """List every tensor of a tensor, tuple, list or mapping."""
     found: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         found.append(tensor)
         return tensor
 
-    _map(structure, keep)
+    map_tensors(structure, keep)
     return found
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Put batches one behind another; their tensors must agree in all but the number of samples."""
+    joined = iter([torch.cat(tensors) for tensors in zip(*(batch.tensors for batch in batches), strict=True)])
+    first = batches[0]
+    return Batch(map_tensors(first.inputs, lambda _: next(joined)), map_tensors(first.targets, lambda _: next(joined)))

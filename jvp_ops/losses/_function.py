@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import add_columns, gradients, pull_back, twice_differentiable
+from jvp_ops._autodiff import add_columns, gradients, pull_back, recording, twice_differentiable
 from jvp_ops._checks import check_state, resolve_device, resolve_dtype
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
@@ -70,14 +70,14 @@ class FunctionLoss:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
-        with torch.enable_grad():
+        with recording():
             leaf = self._checked(theta).clone().requires_grad_()
             return gradients(self._call(leaf), [leaf])[0].detach()
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Record the gradient's graph at θ once and return the Hessian ∇²L(θ) as an operator."""
-        frozen = self._checked(theta).clone()
         with twice_differentiable():
+            frozen = self._checked(theta).clone()
             leaf = frozen.clone().requires_grad_()
             slope = gradients(self._call(leaf), [leaf], differentiable=True)
 

@@ -39,9 +39,7 @@ def hessian_graph(model: nn.Module, leaves: Tensors, loss: SampleSum, batch: Bat
 
 def gauss_newton_graph(model: nn.Module, leaves: Tensors, loss: SampleSum, batch: Batch) -> Product:
     """Record Jᵀ (∂²ℓ/∂z²) J of one chunk: forward to the outputs, their Hessian, and back."""
-    outputs = call(model, batch.inputs)
-    if not isinstance(outputs, Tensor):
-        raise InputError(f"gauss_newton needs a model that returns one tensor, not {type(outputs).__name__}")
+    outputs = _single_output(model, batch)
     push = push_forward([outputs], leaves)
     at = outputs.detach().requires_grad_()
     slopes = gradients(loss(at, batch), [at], differentiable=True)
@@ -53,9 +51,16 @@ def gauss_newton_graph(model: nn.Module, leaves: Tensors, loss: SampleSum, batch
     return product
 
 
+def _single_output(model: nn.Module, batch: Batch) -> Tensor:
+    outputs = call(model, batch.inputs)
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"gauss_newton needs a model that returns one tensor, not {type(outputs).__name__}")
+    return outputs
+
+
 def refuse_concave(model: nn.Module, loss: SampleSum, batch: Batch) -> None:
     """Probe uᵀ (∂²ℓ/∂z²) u for each sample; a negative one shows that ℓ is not convex in the outputs."""
-    at = call(model, batch.inputs).detach().requires_grad_()
+    at = _single_output(model, batch).detach().requires_grad_()
     slopes = gradients(loss(at, batch), [at], differentiable=True)
     random = torch.Generator().manual_seed(0)
     for _ in range(4):

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jvp_ops._autodiff import gradients, join, twice_differentiable
+from jvp_ops._autodiff import gradients, join, recording, twice_differentiable
 from jvp_ops._checks import check_state, resolve_device, resolve_dtype
 from jvp_ops._memory import resolve_budget
 from jvp_ops._random import Rng
-from jvp_ops.errors import InputError
 from jvp_ops.losses._batches import Batch, Batches
-from jvp_ops.losses._graphs import SampleSum, gauss_newton_graph, hessian_graph, refuse_concave
+from jvp_ops.losses._graphs import gauss_newton_graph, hessian_graph, refuse_concave
 from jvp_ops.losses._modules import bind, call, common_dtype, redraw, refuse_training_mode, trainable
+from jvp_ops.losses._reduction import find_reduction
 from jvp_ops.losses._streaming import Builder, Plan, Stream, plan_chunks
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
 from jvp_ops.store import callable_identity, sha256_of
@@ -95,7 +95,7 @@ class ModelLoss:
         self.max_memory = max_memory
         self._model = copy.deepcopy(model).to(self.device, self.dtype)
         self._batches = Batches(data, self.device, self.dtype)
-        self._loss = self._find_reduction(loss_function)
+        self._loss = find_reduction(self._model, loss_function, self._batches)
 
     def __repr__(self) -> str:
         name, n = type(self._model).__name__, self.parameters.size
@@ -120,7 +120,7 @@ class ModelLoss:
             A parameter belongs to a module that has no ``reset_parameters``.
         """
         model = self._model if rng is None else redraw(self._model, self.parameters, rng)
-        return self.parameters.flatten({name: p.detach() for name, p in model.named_parameters()}).clone()
+        return self.parameters.flatten({name: p.detach() for name, p in model.named_parameters()}).to(self.device)
 
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ), a tensor of no dimensions."""
@@ -129,14 +129,14 @@ class ModelLoss:
         def add(batch: Batch, total: Tensor) -> None:
             total += self._loss(call(model, batch.inputs), batch)
 
-        return self._sum_over(add, self.parameters.flatten(dict(model.named_parameters())).new_zeros(()))
+        return self._sum_over(add, torch.zeros((), dtype=self.dtype, device=self.device))
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
         model, leaves = self._bind(theta)
 
         def add(batch: Batch, total: Tensor) -> None:
-            with torch.enable_grad():
+            with recording():
                 value = self._loss(call(model, batch.inputs), batch)
             total += join(gradients(value, leaves))
 
@@ -155,7 +155,7 @@ class ModelLoss:
             The loss function is not convex in the model's outputs.
         """
         model, _ = self._bind(theta)
-        with torch.enable_grad():
+        with recording():
             refuse_concave(model, self._loss, next(iter(self._batches)).rows(0, 64))
         return GaussNewtonOperator(self._linearize(theta, gauss_newton_graph, "gauss_newton"))
 
@@ -186,7 +186,8 @@ class ModelLoss:
     def _bind(self, theta: Tensor) -> tuple[nn.Module, list[Tensor]]:
         n = self.parameters.size
         theta = check_state(theta, "theta", size=n, dtype=self.dtype, device=self.device)
-        return bind(self._model, self.parameters, theta)
+        with torch.inference_mode(False), torch.no_grad():
+            return bind(self._model, self.parameters, theta.clone())
 
     @property
     def _scale(self) -> float:
@@ -194,7 +195,7 @@ class ModelLoss:
 
     @cached_property
     def _gradient_chunk(self) -> int:
-        model, _ = bind(self._model, self.parameters, self.initial())
+        model, _ = self._bind(self.initial())
 
         def forward(batch: Batch) -> Any:
             return self._loss(call(model, batch.inputs), batch)
@@ -211,15 +212,16 @@ class ModelLoss:
 
     def _linearize(self, theta: Tensor, graph: Any, kind: str) -> Linearization:
         model, leaves = self._bind(theta)
+        with torch.inference_mode(False):
+            frozen = theta.detach().clone()
         recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
 
         def build(batch: Batch) -> Any:
-            with torch.enable_grad():
+            with recording():
                 return graph(model, leaves, self._loss, batch)
 
         with twice_differentiable(recurrent=recurrent):
             stream = Stream.linearize(self._batches, build, self._plan(build, model))
-        frozen = theta.detach().clone()
 
         def apply(V: Tensor) -> Tensor:
             with twice_differentiable(recurrent=recurrent):
@@ -236,32 +238,3 @@ class ModelLoss:
             identity=lambda: {"at": sha256_of(frozen), **self.identity()},
             in_float64=lambda: getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64)),
         )
-
-    def _find_reduction(self, function: Callable[[Any, Any], Tensor]) -> SampleSum:
-        """Tell a mean from a sum over samples by taking a batch apart, and refuse what is neither."""
-        batch = next(iter(self._batches)).rows(0, 256)
-        with torch.no_grad():
-            outputs = call(self._model, batch.inputs)
-            again = call(self._model, batch.inputs)
-            if isinstance(outputs, Tensor) and not torch.equal(outputs, again):
-                raise InputError("the model gave two outputs for one input: it is random; call model.eval() first")
-            whole = function(outputs, batch.targets)
-            if not isinstance(whole, Tensor) or whole.numel() != 1:
-                shape = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
-                raise InputError(f"the loss function must return a scalar, not {shape}: use reduction='mean' or 'sum'")
-            cut = max(1, batch.samples // 3)
-            parts = [part for part in (batch.rows(0, cut), batch.rows(cut, batch.samples)) if part.samples]
-            values = [float(function(call(self._model, part.inputs), part.targets)) for part in parts]
-        total = sum(values)
-        mean = sum(value * part.samples for value, part in zip(values, parts, strict=True)) / batch.samples
-        tolerance = (1e-4 if self.dtype == torch.float32 else 1e-9) * (1e-30 + sum(map(abs, values)))
-        is_mean, is_sum = abs(float(whole) - mean) <= tolerance, abs(float(whole) - total) <= tolerance
-        if not is_mean and not is_sum:
-            raise InputError(
-                f"the loss of {batch.samples} samples is {float(whole):.6g}, neither the mean ({mean:.6g}) nor the sum "
-                f"({total:.6g}) of its parts: a sum over samples is needed (class weights, ignore_index and batch "
-                "statistics break it; normalize by hand with reduction='sum')"
-            )
-        if is_mean and is_sum:  # one sample, or zeros
-            is_mean = getattr(function, "reduction", "mean") == "mean"
-        return SampleSum(function, is_mean)

@@ -81,10 +81,10 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 def redraw(model: nn.Module, parameters: Parameters, rng: Rng) -> nn.Module:
     """Copy the model with its parameters drawn anew, as its modules' own ``reset_parameters`` draw them."""
-    drawn = copy.deepcopy(model).requires_grad_(False)
+    drawn = copy.deepcopy(model).cpu().requires_grad_(False)  # on the CPU: one seed, the same start everywhere
     covered: set[str] = set()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(rng).integers(2**63)))
+        torch.default_generator.manual_seed(int(generator(rng).integers(2**63)))
         for prefix, module in drawn.named_modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import SavedBytes, add_columns
+from jvp_ops._autodiff import SavedBytes, add_columns, recording
 from jvp_ops._memory import require
 from jvp_ops._parallel import accumulate, worker_count
 from jvp_ops.losses._batches import Batch, Batches
@@ -60,7 +60,7 @@ def plan_chunks(build: Builder, batches: Batches, known: Sequence[Tensor], size:
 
 
 def _saved_bytes(build: Builder, batch: Batch, known: Sequence[Tensor]) -> int:
-    with torch.enable_grad(), SavedBytes([*known, *batch.tensors]) as saved:
+    with recording(), SavedBytes([*known, *batch.tensors]) as saved:
         build(batch)
     return saved.total
 
@@ -95,6 +95,7 @@ class Stream:
             assert self._build is not None
             add_columns(self._build(piece), V, total)
 
+        self._batches.check_unchanged()
         total = accumulate(add_kept, self.graphs, torch.zeros_like(V))
         return total if self.complete else self.add_all(add_new, total, skip=len(self.graphs))
 

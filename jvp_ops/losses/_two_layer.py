@@ -96,7 +96,8 @@ class TwoLayerLoss:
         dtype: torch.dtype | str = torch.float32,
         max_memory: int | str | None = None,
     ) -> None:
-        X, t = _checked_inputs(inputs), _checked_labels(labels)
+        self.dtype, self.device = resolve_dtype(dtype), resolve_device(device)
+        X, t = _checked_inputs(inputs, self.dtype), _checked_labels(labels)
         if len(X) != len(t):
             raise InputError(f"{len(X)} inputs but {len(t)} labels: there must be one label a sample")
         largest = int(t.max())
@@ -106,7 +107,6 @@ class TwoLayerLoss:
             raise InputError(
                 f"labels run from {low} to {largest}; with classes={classes} they must be 0 to {classes - 1}"
             )
-        self.dtype, self.device = resolve_dtype(dtype), resolve_device(device)
         self.samples = len(X)
         self.max_memory = max_memory
         hidden = positive_int(hidden, "hidden")
@@ -146,11 +146,11 @@ class TwoLayerLoss:
 
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ) in nats, a tensor of no dimensions."""
-        return products.value_sum(self._chunks, self._weights(theta)) / self.samples
+        return products.value_sum(self._chunks, self._split(self._checked(theta))) / self.samples
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
-        return products.gradient_sum(self._chunks, self._weights(theta)) / self.samples
+        return products.gradient_sum(self._chunks, self._split(self._checked(theta))) / self.samples
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator."""
@@ -174,17 +174,19 @@ class TwoLayerLoss:
         shapes = {entry.name: entry.shape for entry in self.parameters}
         return {"loss": "TwoLayerLoss", "shapes": shapes, "data": self._data_sha256, "dtype": str(self.dtype)}
 
-    def _weights(self, theta: Tensor) -> products.Weights:
-        n = self.parameters.size
-        theta = check_state(theta, "theta", size=n, dtype=self.dtype, device=self.device)
+    def _checked(self, theta: Tensor) -> Tensor:
+        return check_state(theta, "theta", size=self.parameters.size, dtype=self.dtype, device=self.device)
+
+    def _split(self, theta: Tensor) -> products.Weights:
         return products.Weights(**self.parameters.unflatten(theta))
 
     def _linearize(self, theta: Tensor, *, gauss_newton: bool) -> Linearization:
-        weights = self._weights(theta)
         self._check_memory()
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
+            frozen = self._checked(theta).clone()  # the operator stays at this state, whatever becomes of the caller's
+            weights = self._split(frozen)
             linearized = products.linearize(self._chunks, weights, gauss_newton=gauss_newton)
-        W2, d, frozen = weights.W2, self.parameters["W1"].shape[0], theta.detach().clone()
+        W2, d = weights.W2, self.parameters["W1"].shape[0]
 
         def apply(V: Tensor) -> Tensor:
             return products.product_sum(linearized, W2, V, d) / self.samples
@@ -221,19 +223,31 @@ class TwoLayerLoss:
         )
 
 
-def _checked_inputs(inputs: ArrayLike | Tensor) -> Tensor:
-    X = inputs.detach().cpu() if isinstance(inputs, Tensor) else torch.from_numpy(np.array(inputs))
+def _checked_inputs(inputs: ArrayLike | Tensor, dtype: torch.dtype) -> Tensor:
+    X = _as_tensor(inputs, "inputs", "real numbers of shape (samples, inputs)")
     if X.ndim != 2 or X.numel() == 0:
         raise InputError(f"inputs have shape {tuple(X.shape)}; expected (samples, inputs), at least one of each")
     if X.is_complex():
         raise InputError(f"inputs are {X.dtype}; expected real numbers")
-    X = X if X.is_floating_point() else X.to(torch.float32)
     check_finite(X, "inputs")
+    X = X.to(dtype)
+    check_finite(X, f"inputs, as {dtype},")
     return X
 
 
 def _checked_labels(labels: ArrayLike | Tensor) -> Tensor:
-    t = labels.detach().cpu() if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    t = _as_tensor(labels, "labels", "integers of shape (samples,)")
     if t.ndim != 1 or t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
         raise InputError(f"labels are {t.dtype} of shape {tuple(t.shape)}; expected integers of shape (samples,)")
     return t.to(torch.int64)
+
+
+def _as_tensor(values: ArrayLike | Tensor, name: str, expected: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):  # text, objects, ragged lists
+        raise InputError(
+            f"{name} are {type(values).__name__}, which makes no array of numbers; expected {expected}"
+        ) from None

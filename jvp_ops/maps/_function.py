@@ -82,8 +82,8 @@ class FunctionMap:
 
         ``apply`` is the jvp and ``apply_adjoint`` the vjp; each direction is one backward pass.
         """
-        frozen = self._checked(state).clone()
         with twice_differentiable():
+            frozen = self._checked(state).clone()
             leaf = frozen.clone().requires_grad_()
             image = self._call(leaf)
             push = push_forward([image], [leaf])

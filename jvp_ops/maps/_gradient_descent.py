@@ -62,7 +62,8 @@ class GradientDescent:
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Take one step: f(θ), shape (n,)."""
-        return (1 - self.lr * self.weight_decay) * theta - self.lr * self.loss.gradient(theta)
+        gradient = self.loss.gradient(theta)  # which checks theta
+        return (1 - self.lr * self.weight_decay) * theta - self.lr * gradient
 
     def run(
         self,
@@ -95,6 +96,7 @@ class GradientDescent:
     def jacobian(self, theta: Tensor) -> JacobianOperator:
         """Linearize at θ and return Df(θ) as an operator, its products formed in the loss's dtype."""
         hessian = self.loss.hessian(theta)
+        frozen = theta.detach().clone()
         curvature = hessian.linearization
         shift, scale = 1 - self.lr * self.weight_decay, -self.lr
 
@@ -105,7 +107,7 @@ class GradientDescent:
         if curvature.in_float64 is not None:
             in_float64 = lambda: GradientDescent(  # noqa: E731
                 self.loss.to(dtype=torch.float64), self.lr, weight_decay=self.weight_decay
-            ).jacobian(theta.to(torch.float64))
+            ).jacobian(frozen.to(torch.float64))
         return JacobianOperator(
             Linearization(
                 apply=apply,

@@ -1,6 +1,7 @@
 """Repeating a map."""
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def run(
     callback: Callable[[int, Tensor], None] | None,
 ) -> Tensor:
     """Apply `step` so many times; see the maps' ``run``."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise InputError(f"steps must be an integer of at least 0, not {steps!r}")
     with progress_bar(steps, show=progress, description="training", unit="step") as bar:
         for number in range(1, steps + 1):

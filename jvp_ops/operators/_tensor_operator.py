@@ -128,9 +128,11 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def _product(self, product: Product, V: Tensor, size: int) -> Tensor:
         V = check_tensor(V, "the direction", rows=size, dtype=self.torch_dtype, device=self.device)
         wide = V if V.ndim == 2 else V[:, None]
+        if wide.shape[1] == 0:
+            return V.new_zeros(self.shape[0] + self.shape[1] - size, 0)
         first = self.products + 1
-        with torch.no_grad():
-            result = product(wide)
+        with torch.inference_mode(False), torch.no_grad():
+            result = product(wide.clone() if wide.is_inference() else wide)
         self._products[0] += wide.shape[1]
         if not bool(torch.isfinite(wide).all() & torch.isfinite(result).all()):  # one wait for the device
             check_finite(V, "the direction")

@@ -2,6 +2,7 @@
 
 from jvp_ops.store._fingerprint import callable_identity as callable_identity
 from jvp_ops.store._fingerprint import fingerprint as fingerprint
+from jvp_ops.store._fingerprint import raw_bytes as raw_bytes
 from jvp_ops.store._fingerprint import sha256_of as sha256_of
 from jvp_ops.store._run import check_run_folder as check_run_folder
 from jvp_ops.store._run import provenance as provenance

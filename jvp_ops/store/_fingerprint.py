@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from jvp_ops._version import __version__
@@ -16,10 +16,14 @@ def sha256_of(*tensors: Tensor) -> str:
     """Hash tensors' dtypes, shapes and values; the same wherever they live."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.data)
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """Give a tensor's values as bytes, of whatever dtype it is."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
