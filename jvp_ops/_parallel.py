@@ -25,7 +25,6 @@ def accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total
 
     Returns the sum on top of what `total` held. `add` runs without gradient mode, in several threads.
     """
-
     with torch.inference_mode(False):
         total = total.clone() if total.is_inference() else total
         return _accumulate(add, items, total)

@@ -157,7 +157,7 @@ def test_what_has_converged_survives_a_budget_that_runs_out():
 
 def test_nothing_converged_is_an_error_that_says_so():
     operator, _ = symmetric_operator(np.linspace(0, 1, 500))
-    with pytest.raises(jo.ConvergenceError, match="none of 3 eigenpairs .* max_products=25"):
+    with pytest.raises(jo.ConvergenceError, match=r"none of 3 eigenpairs .* max_products=25"):
         jo.eigenpairs(operator, 3, "SA", max_products=25)
 
 

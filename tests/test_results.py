@@ -94,4 +94,3 @@ def test_a_complex_result_is_saved_as_pairs_of_numbers(tmp_path):
     record = json.loads((pairs.save(tmp_path / "run") / "run.json").read_text())
     assert record["values"] == [[z.real, z.imag] for z in pairs.values]
     assert record["bounds"] == [None] * len(pairs)
-

@@ -13,10 +13,8 @@ from jvp_ops._parallel import accumulate, worker_count
 from jvp_ops.losses._batches import Batch, Batches
 
 Builder = Callable[[Batch], Any]
-CHUNK_BYTES = {
-    "cpu": 32 * 2**20,
-    "cuda": 512 * 2**20,
-}  # a graph of this size keeps the threads or the GPU busy
+# a graph of this size keeps the threads or the GPU busy
+CHUNK_BYTES = {"cpu": 20 * 2**20, "cuda": 512 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,22 @@ def plan_chunks(build: Builder, batches: Batches, known: Sequence[Tensor], size:
     workers = worker_count(device)
     vectors = 2 * workers * size * known[0].element_size()
 
-    def work(
-        samples: int,
-    ) -> int:  # each thread holds a chunk's graph, and as much again while it goes backward
+    def work(samples: int) -> int:
+        """Count what the threads hold: a chunk's graph each, and as much again while it goes backward."""
         return 2 * workers * (fixed + samples * per_sample) + vectors
 
     remedy = "raise max_memory, or use a smaller model"
     require(work(1), budget, "the graph of one sample in each thread", remedy)
     target = (CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) - fixed) // max(per_sample, 1)
     fits = ((budget // 2 - vectors) // (2 * workers) - fixed) // max(per_sample, 1)
-    chunk = max(1, min(target, fits, -(-batches.samples // workers)))
+    chunk = _evenly(batches.samples, max(1, min(target, fits)), workers)
     return Plan(chunk, fixed + chunk * per_sample, budget - work(chunk))
+
+
+def _evenly(samples: int, most: int, workers: int) -> int:
+    """Make chunks of at most `most` samples and of equal size, as many for each worker."""
+    count = -(-samples // most)
+    return -(-samples // (-(-count // workers) * workers))
 
 
 def _saved_bytes(build: Builder, batch: Batch, known: Sequence[Tensor]) -> int:
