@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
     from jvp_ops.data import load_mnist as load_mnist
     from jvp_ops.eigen import Eigenpairs as Eigenpairs
+    from jvp_ops.eigen import Inertia as Inertia
     from jvp_ops.eigen import eigenpairs as eigenpairs
+    from jvp_ops.eigen import inertia as inertia
     from jvp_ops.losses import FunctionLoss as FunctionLoss
     from jvp_ops.losses import ModelLoss as ModelLoss
     from jvp_ops.losses import TwoLayerLoss as TwoLayerLoss
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from jvp_ops.operators import GaussNewtonOperator as GaussNewtonOperator
     from jvp_ops.operators import HessianOperator as HessianOperator
     from jvp_ops.operators import JacobianOperator as JacobianOperator
+    from jvp_ops.operators import product_error as product_error
+    from jvp_ops.operators import symmetry_error as symmetry_error
     from jvp_ops.parameters import Parameter as Parameter
     from jvp_ops.parameters import Parameters as Parameters
 
@@ -66,7 +70,9 @@ _HOME = {
     "load_fashion_mnist": "jvp_ops.data",
     "load_mnist": "jvp_ops.data",
     "Eigenpairs": "jvp_ops.eigen",
+    "Inertia": "jvp_ops.eigen",
     "eigenpairs": "jvp_ops.eigen",
+    "inertia": "jvp_ops.eigen",
     "FunctionLoss": "jvp_ops.losses",
     "ModelLoss": "jvp_ops.losses",
     "TwoLayerLoss": "jvp_ops.losses",
@@ -75,6 +81,8 @@ _HOME = {
     "GaussNewtonOperator": "jvp_ops.operators",
     "HessianOperator": "jvp_ops.operators",
     "JacobianOperator": "jvp_ops.operators",
+    "product_error": "jvp_ops.operators",
+    "symmetry_error": "jvp_ops.operators",
     "Parameter": "jvp_ops.parameters",
     "Parameters": "jvp_ops.parameters",
 }

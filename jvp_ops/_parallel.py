@@ -6,6 +6,7 @@ another over all threads. Each thread adds up a fixed share in a fixed order, so
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -31,24 +32,34 @@ def accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total
 
 
 def _accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total: Tensor) -> Tensor:
-    def add_all(share: Sequence[Item], part: Tensor) -> Tensor:
-        with torch.no_grad():
-            for item in share:
-                add(item, part)
-        return part
+    def add_all(share: Sequence[Item], part: Tensor) -> None:
+        for item in share:
+            add(item, part)
 
-    workers = min(worker_count(total.device), len(items))
-    if workers <= 1:
-        return add_all(items, total)
-    threads = torch.get_num_threads()
+    workers = max(1, min(worker_count(total.device), len(items)))
     parts = [total] + [torch.zeros_like(total) for _ in range(workers - 1)]
+    in_threads([partial(add_all, items[worker::workers], part) for worker, part in enumerate(parts)])
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def in_threads(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run each job in a thread of its own, without gradient mode, torch's threads shared out among them."""
+
+    def run(job: Callable[[], None]) -> None:
+        with torch.no_grad():
+            job()
+
+    if len(jobs) == 1:
+        return run(jobs[0])
+    threads = torch.get_num_threads()
     # threads of their own, ended each time: idle ones that outlive the sum were measured to slow torch's own down
     try:
-        with ThreadPoolExecutor(workers, "jvp_ops", lambda: torch.set_num_threads(threads // workers)) as pool:
-            running = [pool.submit(add_all, items[worker::workers], part) for worker, part in enumerate(parts)]
+        with ThreadPoolExecutor(len(jobs), "jvp_ops", lambda: torch.set_num_threads(threads // len(jobs))) as pool:
+            running = [pool.submit(run, job) for job in jobs]
     finally:
         torch.set_num_threads(threads)  # the workers' own setting is also the default of threads to come
-    total = running[0].result()
-    for future in running[1:]:
-        total += future.result()
-    return total
+    for future in running:
+        future.result()
+    return None

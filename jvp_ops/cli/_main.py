@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jvp_ops._version import __version__
-from jvp_ops.cli import _data, _spectrum
+from jvp_ops.cli import _data, _dense, _spectrum
 from jvp_ops.errors import JvpOpsError
 
 
@@ -18,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jvp-ops {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _spectrum.add_parser(commands)
+    _dense.add_parser(commands)
     _data.add_parser(commands)
     return parser
 

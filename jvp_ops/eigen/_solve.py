@@ -13,6 +13,7 @@ from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.eigen._arpack import Approximation, arpack
+from jvp_ops.eigen._dense import lapack
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.errors import ConvergenceError, InputError
@@ -29,6 +30,7 @@ def eigenpairs(
     k: int = 6,
     which: str = "LM",
     *,
+    method: str = "scipy",
     tol: float | None = None,
     rng: Rng = 0,
     max_products: int | None = None,
@@ -43,10 +45,13 @@ def eigenpairs(
     operator : JacobianOperator, HessianOperator or GaussNewtonOperator
         Square. `symmetric` chooses the solver. Where it is shift·I + scale·H, H is solved for and mapped.
     k : int
-        How many; below n for a symmetric operator, below n − 1 for another.
+        How many; with ``method="scipy"`` below n for a symmetric operator, below n − 1 for another.
     which : str
         Symmetric: ``LA`` (largest), ``SA`` (smallest), ``LM`` (largest magnitude), ``BE`` (half from each end).
         Non-symmetric: ``LM``, ``LR``, ``SR`` (largest, smallest real part), ``LI`` (largest imaginary part).
+    method : str
+        ``scipy`` (ARPACK, matrix-free) or ``dense`` (LAPACK on the dense matrix in float64, where that fits: no
+        eigenvalue of the matrix is missed).
     tol : float, optional
         Residual relative to ‖A‖ to reach; by default 1e-5 in float32 and 1e-10 in float64. The solver stops at
         the operator's rounding level where that is larger, and says so.
@@ -93,7 +98,7 @@ def eigenpairs(
     ([50.0, 49.0, 48.0], True)
     """
     began = time.perf_counter()
-    k, which = _checked_request(operator, k, which)
+    k, which = _checked_request(operator, k, which, method)
     if max_products is not None:
         max_products = positive_int(max_products, "max_products")
     affine = operator.affine
@@ -104,20 +109,23 @@ def eigenpairs(
     start = random.standard_normal(operator.shape[0])
     wanted = DEFAULT_TOL[operator.torch_dtype] if tol is None else finite_number(tol, "tol", least=0)
     reachable = max(wanted, 2 * rounding.level)
-    with progress_bar(None, show=progress, description=f"eigenpairs {which}", unit="product") as bar:
-        found = [
-            arpack(
-                solved,
-                k=k,
-                which=end,
-                tol=reachable,
-                norm=rounding.norm,
-                start=start,
-                max_products=max_products,
-                on_product=bar.update,
-            )
-            for end in _ends(operator, which)
-        ]
+    if method == "dense":
+        found = [_cut(lapack(solved, progress=progress), operator, which, k)]
+    else:
+        with progress_bar(None, show=progress, description=f"eigenpairs {which}", unit="product") as bar:
+            found = [
+                arpack(
+                    solved,
+                    k=k,
+                    which=end,
+                    tol=reachable,
+                    norm=rounding.norm,
+                    start=start,
+                    max_products=max_products,
+                    on_product=bar.update,
+                )
+                for end in _ends(operator, which)
+            ]
     approximation = _joined(found)
     if approximation.values.size == 0:
         raise ConvergenceError(
@@ -137,7 +145,7 @@ def eigenpairs(
     )
 
 
-def _checked_request(operator: TensorOperator, k: int, which: str) -> tuple[int, str]:
+def _checked_request(operator: TensorOperator, k: int, which: str, method: str) -> tuple[int, str]:
     if not isinstance(operator, TensorOperator):
         raise InputError(
             f"operator must be a jvp_ops operator such as map.jacobian(theta), not {type(operator).__name__}"
@@ -149,12 +157,14 @@ def _checked_request(operator: TensorOperator, k: int, which: str) -> tuple[int,
     if which not in choices:
         kind = "symmetric" if operator.symmetric else "non-symmetric"
         raise InputError(f"which must be one of {', '.join(choices)} for a {kind} operator, not {which!r}")
+    if method not in ("scipy", "dense"):
+        raise InputError(f"method must be 'scipy' or 'dense', not {method!r}")
     k = positive_int(k, "k")
-    most = rows - 1 if operator.symmetric else rows - 2
+    most = rows if method == "dense" else rows - 1 if operator.symmetric else rows - 2
     if k > most:
         raise InputError(
-            f"k={k} is out of range: scipy's solver finds at most {most} eigenpairs of a matrix of order {rows}; "
-            "for all of them, take operator.dense() and torch.linalg.eigh or eig"
+            f"k={k} is out of range: method={method!r} finds at most {most} eigenpairs of a matrix of order {rows}"
+            + ("" if method == "dense" else "; method='dense' finds all of them")
         )
     return k, which
 
@@ -166,6 +176,14 @@ def _ends(operator: TensorOperator, which: str) -> list[str]:
     if which == "LM":
         return ["LA", "SA"]
     return [MIRRORED[which] if operator.affine.scale < 0 else which]
+
+
+def _cut(found: Approximation, operator: TensorOperator, which: str, k: int) -> Approximation:
+    """Keep of all eigenpairs those that may be asked for, before their residuals are computed."""
+    affine = operator.affine
+    values = found.values if affine is None else affine.shift + affine.scale * found.values
+    kept = _order(values, which, k)
+    return Approximation(found.values[kept], found.vectors[:, kept], found.complete)
 
 
 def _joined(parts: list[Approximation]) -> Approximation:
@@ -239,8 +257,15 @@ def _mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:
 
 
 def _selected(pairs: Eigenpairs, which: str, k: int) -> Eigenpairs:
-    """Put the pairs in order, best first, and keep k; a conjugate pair is never split."""
-    values = pairs.values
+    """Put the pairs in order, best first, and keep k."""
+    kept = _order(pairs.values, which, k)
+    arrays = ("values", "residuals", "bounds", "converged", "hessian_values", "hessian_bounds")
+    changes = {name: getattr(pairs, name)[kept] for name in arrays if getattr(pairs, name) is not None}
+    return replace(pairs, vectors=pairs.vectors[:, torch.from_numpy(kept.copy()).to(pairs.vectors.device)], **changes)
+
+
+def _order(values: NDArray[Any], which: str, k: int) -> NDArray[np.intp]:
+    """Rank the k values that `which` asks for, best first; k + 1 where the cut would split a conjugate pair."""
     keys: dict[str, Any] = {
         "LA": -values.real,
         "SA": values.real,
@@ -250,13 +275,16 @@ def _selected(pairs: Eigenpairs, which: str, k: int) -> Eigenpairs:
         "SR": values.real,
         "LI": -np.abs(values.imag),
     }
-    order = np.lexsort((-values.imag, keys[which].round(12))) if np.iscomplexobj(values) else np.argsort(keys[which])
-    kept = order[:k]
-    if np.iscomplexobj(values) and len(order) > k and np.isclose(values[order[k]], values[order[k - 1]].conj()):
-        kept = order[: k + 1]
-    arrays = ("values", "residuals", "bounds", "converged", "hessian_values", "hessian_bounds")
-    changes = {name: getattr(pairs, name)[kept] for name in arrays if getattr(pairs, name) is not None}
-    return replace(pairs, vectors=pairs.vectors[:, torch.from_numpy(kept.copy()).to(pairs.vectors.device)], **changes)
+    if which == "BE":
+        order = np.argsort(keys[which])
+        return order if k >= len(order) else np.r_[order[: k // 2], order[len(order) - (k - k // 2) :]]
+    if not np.iscomplexobj(values):
+        return np.argsort(keys[which], kind="stable")[:k]
+    order = np.lexsort((-values.imag, keys[which].round(12)))
+    partner = (
+        len(order) > k and values[order[k - 1]].imag != 0 and np.isclose(values[order[k]], values[order[k - 1]].conj())
+    )
+    return order[: k + 1] if partner else order[:k]
 
 
 def _notes(pairs: Eigenpairs, max_products: int | None) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The reference network with its Hessian in closed form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
 from jvp_ops.losses import _two_layer_products as products
 from jvp_ops.losses._chunks import MOST_ROWS, Chunk, chunks
-from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
+from jvp_ops.losses._two_layer_panels import InputPanels
+from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization, Panels
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
@@ -205,7 +207,18 @@ class TwoLayerLoss:
             symmetric=True,
             identity=lambda: {"at": sha256_of(frozen), **self.identity()},
             in_float64=in_float64,
+            panels=self._panels(linearized, W2),
         )
+
+    def _panels(self, linearized: list[products.LinearizedChunk], W2: Tensor) -> Panels:
+        d, h = self.parameters["W1"].shape
+        item = torch.empty(0, dtype=self.dtype).element_size()
+
+        def prepare() -> Callable[[int, int], Tensor]:
+            block = InputPanels(linearized, W2, d)
+            return lambda start, stop: block(start // h, stop // h).div_(self.samples)
+
+        return Panels(d * h, h, InputPanels.bytes_needed(self.samples, d, h, item), prepare)
 
     def _check_memory(self) -> None:
         """Refuse before anything is taken: what is kept for each sample, and one chunk's share of a product."""

@@ -1,6 +1,7 @@
 """Plain gradient descent."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from jvp_ops._checks import finite_number
 from jvp_ops.losses import Loss
 from jvp_ops.maps._run import run
-from jvp_ops.operators import Affine, JacobianOperator, Linearization
+from jvp_ops.operators import Affine, JacobianOperator, Linearization, Panels
 from jvp_ops.parameters import Parameters
 
 
@@ -120,9 +121,26 @@ class GradientDescent:
                 identity=lambda: {**self.identity(), "hessian": curvature.identity()},
                 in_float64=in_float64,
                 affine=Affine(shift, scale, hessian),
+                panels=None if curvature.panels is None else _shifted(curvature.panels, shift, scale),
             )
         )
 
     def identity(self) -> dict[str, Any]:
         """Name the map and its hyper-parameters, as a JSON-able dict."""
         return {"map": "GradientDescent", "lr": self.lr, "weight_decay": self.weight_decay}
+
+
+def _shifted(panels: Panels, shift: float, scale: float) -> Panels:
+    """Turn panels of H into panels of shift·I + scale·H."""
+
+    def prepare() -> Callable[[int, int], Tensor]:
+        panel = panels.prepare()
+
+        def shifted(start: int, stop: int) -> Tensor:
+            rows = panel(start, stop).mul_(scale)
+            rows.diagonal().add_(shift)
+            return rows
+
+        return shifted
+
+    return replace(panels, prepare=prepare)

@@ -4,9 +4,12 @@ This package knows nothing of losses and maps: they hand it a `Linearization` (h
 what users hold (the scipy contract, blocks by name, dense assembly, checks of what goes in and comes out).
 """
 
+from jvp_ops.operators._compare import product_error as product_error
+from jvp_ops.operators._compare import symmetry_error as symmetry_error
 from jvp_ops.operators._kinds import GaussNewtonOperator as GaussNewtonOperator
 from jvp_ops.operators._kinds import HessianOperator as HessianOperator
 from jvp_ops.operators._kinds import JacobianOperator as JacobianOperator
 from jvp_ops.operators._linearization import Affine as Affine
 from jvp_ops.operators._linearization import Linearization as Linearization
+from jvp_ops.operators._linearization import Panels as Panels
 from jvp_ops.operators._tensor_operator import TensorOperator as TensorOperator

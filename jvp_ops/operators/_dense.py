@@ -1,47 +1,200 @@
-"""Dense assembly from wide products."""
+"""Dense assembly by row blocks, into memory or into a file.
 
+A symmetric matrix with panels (see `Panels`) is built from its upper triangle: the rest of a row is read back from
+the rows above it. Any other matrix is built from wide products with unit vectors, from the side with fewer of them.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from jvp_ops._checks import check_finite, numpy_dtype
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._progress import progress_bar
-from jvp_ops.operators._linearization import Linearization, Product
+from jvp_ops.operators._linearization import Linearization, Panels
+from jvp_ops.store import MatrixFile
 
-WIDEST = 64
+WIDEST = 64  # unit vectors in one product
+BLOCK_BYTES = 128 * 2**20  # of one row block
+MOST_HELD = 2**30  # bytes of images of unit vectors held at once
+RowBlocks = list[tuple[int, int]]
+RowsOf = Callable[[int, int], Tensor]
+
+
+class Target(Protocol):
+    """Where row blocks go, and come back from."""
+
+    def write(self, start: int, rows: Tensor) -> None:
+        """Take rows from `start` on."""
+
+    def columns(self, before: int, first: int, last: int) -> Tensor:
+        """Return columns `first` to `last` of the rows before `before`."""
+
+
+class _InMemory:
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+
+    def write(self, start: int, rows: Tensor) -> None:
+        self.matrix[start : start + len(rows)] = rows
+
+    def columns(self, before: int, first: int, last: int) -> Tensor:
+        return self.matrix[:before, first:last]
+
+
+class _InFile:
+    def __init__(self, file: MatrixFile, like: Tensor) -> None:
+        self._file, self._like = file, like
+
+    def write(self, start: int, rows: Tensor) -> None:
+        self._file.write(start, rows.cpu().numpy())
+
+    def columns(self, before: int, first: int, last: int) -> Tensor:
+        return torch.from_numpy(self._file.columns(before, first, last)).to(self._like)
 
 
 def assemble(
-    apply: Product,
-    adjoint: Product,
+    linearization: Linearization, *, dtype: torch.dtype, max_memory: int | str | None, progress: bool
+) -> Tensor:
+    """Assemble the matrix in memory, on the operator's device."""
+    rows, columns = linearization.rows.size, linearization.columns.size
+    item = torch.empty(0, dtype=dtype).element_size()
+    _check_memory(linearization, rows * columns * item, max_memory, f"a dense {rows} × {columns} matrix")
+    matrix = torch.empty(rows, columns, dtype=dtype, device=linearization.device)
+    _write(linearization, _InMemory(matrix), row_blocks(linearization), progress=progress)
+    return matrix
+
+
+def assemble_into(
     linearization: Linearization,
+    path: str | Path,
     *,
+    dtype: torch.dtype,
+    fingerprint: str,
     max_memory: int | str | None,
     progress: bool,
-) -> Tensor:
-    """Multiply the identity, a few columns at a time, from the side that has fewer of them."""
-    shape = rows, columns = linearization.rows.size, linearization.columns.size
-    by_rows = rows < columns
-    product, count, other = (adjoint, rows, columns) if by_rows else (apply, columns, rows)
-    width = min(WIDEST, count)
-    item = torch.empty(0, dtype=linearization.dtype).element_size()
-    budget = resolve_budget(max_memory, linearization.device)
-    remedy = "take one block, raise max_memory, or use a matrix-free solver (jvp_ops.eigenpairs)"
-    require(
-        (rows * columns + width * (count + other)) * item,
-        budget,
-        f"a dense {rows} × {columns} matrix",
-        remedy,
+    resume: bool,
+) -> "np.memmap[tuple[int, int], np.dtype[np.floating]]":
+    """Assemble the matrix into an ``.npy`` file and return it as a read-only memory map."""
+    shape = (linearization.rows.size, linearization.columns.size)
+    _check_memory(linearization, 0, max_memory, f"a row block of a {shape[0]} × {shape[1]} matrix")
+    file = MatrixFile(
+        path,
+        shape=shape,
+        dtype=numpy_dtype(dtype),
+        blocks=row_blocks(linearization),
+        fingerprint=fingerprint,
+        resume=resume,
     )
-    matrix = torch.empty(shape, dtype=linearization.dtype, device=linearization.device)
-    with progress_bar(count, show=progress, description="dense", unit="row" if by_rows else "column") as bar:
-        for start in range(0, count, width):
-            stop = min(start + width, count)
-            directions = torch.zeros(count, stop - start, dtype=linearization.dtype, device=linearization.device)
-            directions[start:stop].fill_diagonal_(1)
-            piece = product(directions)
-            if by_rows:
-                matrix[start:stop] = piece.mT
-            else:
-                matrix[:, start:stop] = piece
-            bar.update(stop - start)
-    return matrix
+    try:
+        like = torch.empty(0, dtype=linearization.dtype, device=linearization.device)
+        _write(linearization, _InFile(file, like), file.missing(), progress=progress)
+        whole = file.finish()
+    finally:
+        file.close()
+    return np.load(whole, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def row_blocks(linearization: Linearization) -> RowBlocks:
+    """Divide the rows into blocks of bounded size; where there are panels, at their boundaries."""
+    rows, item = linearization.rows.size, torch.empty(0, dtype=linearization.dtype).element_size()
+    most = max(1, BLOCK_BYTES // max(linearization.columns.size * item, 1))
+    panels = linearization.panels
+    if panels is None:
+        return _divide(0, rows, most)
+    return _divide(0, panels.size, max(most // panels.unit, 1) * panels.unit) + _divide(panels.size, rows, most)
+
+
+def _divide(start: int, stop: int, most: int) -> RowBlocks:
+    return [(first, min(first + most, stop)) for first in range(start, stop, most)]
+
+
+def _check_memory(linearization: Linearization, matrix: int, max_memory: int | str | None, what: str) -> None:
+    """Refuse before anything is taken: the matrix, a row block or two, and what panels or products work on."""
+    item = torch.empty(0, dtype=linearization.dtype).element_size()
+    rows, columns = linearization.rows.size, linearization.columns.size
+    working = min(WIDEST, rows) * (rows + columns) * item + 2 * min(BLOCK_BYTES, rows * columns * item)
+    if linearization.panels is None and _by_columns(linearization):
+        working += rows * columns * item
+    if linearization.panels is not None:
+        working += linearization.panels.needed + rows * (rows - linearization.panels.size) * item
+    budget = resolve_budget(max_memory, linearization.device)
+    remedy = "take one block, raise max_memory, write it to a file (out=), or use jvp_ops.eigenpairs"
+    require(matrix + working, budget, f"{what} with what it takes to assemble it", remedy)
+
+
+def _write(linearization: Linearization, target: Target, blocks: RowBlocks, *, progress: bool) -> None:
+    if not blocks:
+        return
+    panels = linearization.panels
+    work = [(stop - start) * (linearization.columns.size - (start if panels else 0)) for start, stop in blocks]
+    with progress_bar(sum(work), show=progress, description="dense", unit="entry") as bar:
+        if panels is not None:
+            rows_of = _symmetric_rows(linearization, panels, target)
+        elif _by_columns(linearization):
+            rows_of = _column_rows(linearization)
+        else:
+            rows_of = _product_rows(linearization)
+        for (start, stop), amount in zip(blocks, work, strict=True):
+            block = rows_of(start, stop)
+            check_finite(block, f"the block of rows {start} to {stop}")
+            target.write(start, block)
+            bar.update(amount)
+
+
+def _by_columns(linearization: Linearization) -> bool:
+    """Say whether unit vectors for the columns serve: fewer of them, and all their images can be held at once."""
+    rows, columns = linearization.rows.size, linearization.columns.size
+    return columns < rows and rows * columns * 8 <= MOST_HELD
+
+
+def _column_rows(linearization: Linearization) -> RowsOf:
+    rows, columns = linearization.rows.size, linearization.columns.size
+    images = torch.empty(rows, columns, dtype=linearization.dtype, device=linearization.device)
+    for first, directions in unit_vectors(linearization, columns, 0, columns):
+        images[:, first : first + directions.shape[1]] = linearization.apply(directions)
+    return lambda start, stop: images[start:stop]
+
+
+def _product_rows(linearization: Linearization) -> RowsOf:
+    def rows_of(start: int, stop: int) -> Tensor:
+        block = torch.empty(
+            stop - start, linearization.columns.size, dtype=linearization.dtype, device=linearization.device
+        )
+        for first, directions in unit_vectors(linearization, linearization.rows.size, start, stop):
+            block[first - start : first - start + directions.shape[1]] = linearization.adjoint(directions).mT
+        return block
+
+    return rows_of
+
+
+def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target) -> RowsOf:
+    """Join what stands above (read back, transposed), the panel, and the few columns beside the panels."""
+    size, n = panels.size, linearization.rows.size
+    panel = panels.prepare()
+    beside = torch.empty(n, n - size, dtype=linearization.dtype, device=linearization.device)
+    for first, directions in unit_vectors(linearization, n, size, n):
+        beside[:, first - size : first - size + directions.shape[1]] = linearization.apply(directions)
+    corner = beside[size:]
+    beside[size:] = (corner + corner.mT) / 2  # as exactly symmetric as the rest
+
+    def rows_of(start: int, stop: int) -> Tensor:
+        if start >= size:
+            return beside[:, start - size : stop - size].mT
+        above = target.columns(start, start, stop).mT.to(beside.dtype)
+        return torch.cat([above, panel(start, stop), beside[start:stop]], 1)
+
+    return rows_of
+
+
+def unit_vectors(linearization: Linearization, size: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+    """Go through the unit vectors `start` to `stop` of length `size`, a few at a time, as columns."""
+    for first in range(start, stop, WIDEST):
+        count = min(WIDEST, stop - first)
+        directions = torch.zeros(size, count, dtype=linearization.dtype, device=linearization.device)
+        directions[first : first + count].fill_diagonal_(1)
+        yield first, directions

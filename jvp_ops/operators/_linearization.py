@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from jvp_ops.errors import InputError
 from jvp_ops.parameters import Parameters
+from jvp_ops.store import sha256_of
 
 if TYPE_CHECKING:
     from jvp_ops.operators._tensor_operator import TensorOperator
@@ -22,6 +24,28 @@ class Affine:
     shift: float
     scale: float
     base: "TensorOperator"
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A faster way than products to the leading principal block of a symmetric matrix.
+
+    Parameters
+    ----------
+    size : int
+        The order of the block.
+    unit : int
+        Panels begin and end at multiples of it.
+    needed : int
+        Bytes that `prepare` and a panel of `unit` rows take beside the panel itself.
+    prepare : callable
+        Returns ``panel(start, stop)``: rows `start` to `stop`, columns `start` to `size`.
+    """
+
+    size: int
+    unit: int
+    needed: int
+    prepare: Callable[[], Callable[[int, int], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +72,8 @@ class Linearization:
         Returns the operator of the same map computed in float64; for measuring the rounding of this one.
     affine : Affine, optional
         How A follows from a simpler symmetric operator.
+    panels : Panels, optional
+        A faster way to the leading block, for dense assembly.
     """
 
     apply: Product
@@ -60,14 +86,31 @@ class Linearization:
     identity: Callable[[], dict[str, Any]]
     in_float64: "Callable[[], TensorOperator] | None" = None
     affine: Affine | None = None
+    panels: Panels | None = None
 
 
 def block_of(whole: Linearization, rows: str | Sequence[str], columns: str | Sequence[str]) -> Linearization:
     """Cut the block of the named rows and columns out of a linearization."""
     row_parameters, column_parameters = whole.rows.find(rows), whole.columns.find(columns)
     diagonal = row_parameters == column_parameters
-    row_index = whole.rows.index(rows, whole.device)
-    column_index = whole.columns.index(columns, whole.device)
+    in_float64, affine, panels = whole.in_float64, whole.affine, whole.panels
+    leads = panels is not None and diagonal and any(p.start == 0 and p.size == panels.size for p in row_parameters)
+    cut = selection_of(whole, whole.rows.index(rows, whole.device), whole.columns.index(columns, whole.device))
+    names = [[p.name for p in row_parameters], [p.name for p in column_parameters]]
+    return replace(
+        cut,
+        rows=Parameters.of({p.name: p.shape for p in row_parameters}),
+        columns=Parameters.of({p.name: p.shape for p in column_parameters}),
+        symmetric=whole.symmetric and diagonal,
+        identity=lambda: {"block": names, "of": whole.identity()},
+        in_float64=None if in_float64 is None else lambda: in_float64().block(rows, columns),
+        affine=replace(affine, base=affine.base.block(rows, columns)) if affine is not None and diagonal else None,
+        panels=panels if leads else None,
+    )
+
+
+def selection_of(whole: Linearization, rows: Tensor, columns: Tensor) -> Linearization:
+    """Cut the rows and columns of the given numbers out of a linearization."""
 
     def cut(product: Product, size: int, into: Tensor, out: Tensor) -> Product:
         def apply(V: Tensor) -> Tensor:
@@ -76,19 +119,34 @@ def block_of(whole: Linearization, rows: str | Sequence[str], columns: str | Seq
 
         return apply
 
-    def identity() -> dict[str, Any]:
-        names = [[p.name for p in row_parameters], [p.name for p in column_parameters]]
-        return {"block": names, "of": whole.identity()}
-
-    in_float64, affine = whole.in_float64, whole.affine
     return replace(
         whole,
-        apply=cut(whole.apply, whole.columns.size, column_index, row_index),
-        adjoint=cut(whole.adjoint, whole.rows.size, row_index, column_index),
-        rows=Parameters.of({p.name: p.shape for p in row_parameters}),
-        columns=Parameters.of({p.name: p.shape for p in column_parameters}),
-        symmetric=whole.symmetric and diagonal,
-        identity=identity,
-        in_float64=None if in_float64 is None else lambda: in_float64().block(rows, columns),
-        affine=replace(affine, base=affine.base.block(rows, columns)) if affine is not None and diagonal else None,
+        apply=cut(whole.apply, whole.columns.size, columns, rows),
+        adjoint=cut(whole.adjoint, whole.rows.size, rows, columns),
+        rows=Parameters.of({"rows": (len(rows),)}),
+        columns=Parameters.of({"columns": (len(columns),)}),
+        symmetric=whole.symmetric and torch.equal(rows, columns),
+        identity=lambda: {"rows": sha256_of(rows), "columns": sha256_of(columns), "of": whole.identity()},
+        in_float64=None,
+        affine=None,
+        panels=None,
     )
+
+
+def numbers_of(chosen: Any, size: int, name: str, device: torch.device) -> Tensor:
+    """Turn a slice or numbers into an index, and refuse what is out of range or there twice."""
+    if chosen is None:
+        return torch.arange(size, device=device)
+    if isinstance(chosen, slice):
+        return torch.arange(*chosen.indices(size), device=device)
+    try:
+        index = torch.as_tensor(chosen, dtype=torch.long if len(chosen) == 0 else None)
+    except (TypeError, ValueError, RuntimeError):
+        index = torch.empty(0, 0)
+    if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool or index.is_complex():
+        raise InputError(f"{name} must be parameter names, a slice or a list of integers, not {chosen!r}")
+    if bool((index < 0).any() | (index >= size).any()):
+        raise InputError(f"{name} must be 0 to {size - 1}; they run from {int(index.min())} to {int(index.max())}")
+    if len(index.unique()) < len(index):
+        raise InputError(f"{name} holds {len(index) - len(index.unique())} numbers twice: each may be there once")
+    return index.to(device=device, dtype=torch.long)

@@ -1,7 +1,9 @@
 """The scipy LinearOperator contract over torch products."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -9,11 +11,14 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from jvp_ops._checks import check_finite, check_tensor, numpy_dtype
+from jvp_ops._checks import check_finite, check_tensor, numpy_dtype, resolve_dtype
 from jvp_ops.errors import InputError, NonFiniteError
-from jvp_ops.operators._dense import assemble
-from jvp_ops.operators._linearization import Affine, Linearization, Product, block_of
+from jvp_ops.operators._dense import assemble, assemble_into
+from jvp_ops.operators._linearization import Affine, Linearization, Product, block_of, numbers_of, selection_of
 from jvp_ops.parameters import Parameters
+from jvp_ops.store import fingerprint
+
+Selection = str | Sequence[str] | slice | Sequence[int] | Tensor | None
 
 
 class TensorOperator(LinearOperator):  # type: ignore[misc]
@@ -155,24 +160,88 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         """
         return type(self)(block_of(self.linearization, rows, columns))
 
-    def dense(self, *, max_memory: int | str | None = None, progress: bool = False) -> Tensor:
-        """Assemble the matrix, as a (rows, columns) tensor on the operator's device.
+    def dense(
+        self,
+        *,
+        rows: Selection = None,
+        cols: Selection = None,
+        out: str | Path | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_memory: int | str | None = None,
+        progress: bool = False,
+        resume: bool = False,
+    ) -> Any:
+        """Assemble the matrix, or some rows and columns of it, in memory or in a file.
 
-        Column by column in wide products, or row by row with the adjoint where there are fewer rows.
+        A structured assembly serves where the loss has one (`TwoLayerLoss`); else wide products with unit
+        vectors, from the side that has fewer of them.
 
         Parameters
         ----------
+        rows, cols : str, sequence of str, slice or sequence of int, optional
+            Parameter names or globs, or numbers of rows and columns; by default all.
+        out : str or Path, optional
+            A new ``.npy`` file to write to, by row blocks. While it is unfinished it is called ``OUT.partial``,
+            with a manifest beside it.
+        dtype : torch.dtype or str, optional
+            Of the result, float32 or float64; by default the operator's. The products are in the operator's.
         max_memory : int or str, optional
-            Bytes it may take, such as ``"2GiB"``; by default half of what is free on the device.
+            Bytes it may take, such as ``"2GiB"``; by default half of what is free. With `out`, without the matrix.
         progress : bool
-            Show a progress bar.
+            Show a progress bar with the time left.
+        resume : bool
+            Go on with an interrupted ``OUT.partial`` of the same matrix; its blocks are verified first.
+
+        Returns
+        -------
+        Tensor, shape (rows, cols), on the operator's device; or a read-only numpy.memmap where `out` is given
 
         Raises
         ------
+        InputError
+            An unknown name, numbers out of range or twice; `out` exists, is a folder, or cannot be written.
+        DataError
+            The partial file is of another matrix, or its manifest is damaged.
         MemoryBudgetError
-            The matrix does not fit; the message states both sizes.
+            It does not fit the memory or the disk; the message states both sizes.
+
+        Examples
+        --------
+        >>> import torch, jvp_ops as jo
+        >>> f = jo.FunctionMap(lambda x: x.roll(1), size=3)
+        >>> f.jacobian(torch.zeros(3)).dense(rows=slice(0, 2), cols=[2])
+        tensor([[1.],
+                [0.]])
         """
-        return assemble(self.apply, self.apply_adjoint, self.linearization, max_memory=max_memory, progress=progress)
+        part = self.part(rows, cols)
+        if part is not self:
+            return part.dense(out=out, dtype=dtype, max_memory=max_memory, progress=progress, resume=resume)
+        stored = self.torch_dtype if dtype is None else resolve_dtype(dtype)
+        counted = replace(self.linearization, apply=self.apply, adjoint=self.apply_adjoint)
+        if out is None:
+            return assemble(counted, dtype=stored, max_memory=max_memory, progress=progress)
+        return assemble_into(
+            counted,
+            out,
+            dtype=stored,
+            fingerprint=fingerprint(self.identity()),
+            max_memory=max_memory,
+            progress=progress,
+            resume=resume,
+        )
+
+    def part(self, rows: Selection = None, cols: Selection = None) -> "TensorOperator":
+        """Take some rows and columns, given as in `dense`, as an operator; by names it is a `block`."""
+        if rows is None and cols is None:
+            return self
+        if all(chosen is None or _are_names(chosen) for chosen in (rows, cols)):
+            return self.block("*" if rows is None else rows, "*" if cols is None else cols)  # type: ignore[arg-type]
+        sides = ((self.rows, rows, "rows"), (self.columns, cols, "cols"))
+        numbers = [
+            side.index(chosen, self.device) if _are_names(chosen) else numbers_of(chosen, side.size, name, self.device)  # type: ignore[arg-type]
+            for side, chosen, name in sides
+        ]
+        return TensorOperator(selection_of(self.linearization, *numbers))
 
     # --- scipy's side: numpy arrays in, numpy arrays out -------------------------------------------------------
 
@@ -254,6 +323,12 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def _in_own_dtype(self, x: Any) -> Any:
         """Keep real factors in the operator's dtype: numpy's promotion would claim a precision it does not have."""
         return self.dtype.type(x) if isinstance(x, Real) else x
+
+
+def _are_names(chosen: Selection) -> bool:
+    if isinstance(chosen, str):
+        return True
+    return isinstance(chosen, Sequence) and len(chosen) > 0 and all(isinstance(name, str) for name in chosen)
 
 
 class _TransposedOperator(TensorOperator):
