@@ -21,12 +21,12 @@ HIDDEN = 50
 class Problem:
     """The reference problem, as jvp_ops and as its peers hold it, at one random start."""
 
-    def __init__(self, data: Any, device: str) -> None:
+    def __init__(self, data: Any, device: str, hidden: int = HIDDEN) -> None:
         self.inputs = torch.from_numpy(data.inputs).to(device)
         self.labels = torch.tensor(data.labels, device=device)
-        self.loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=HIDDEN, device=device)
+        self.loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=hidden, device=device)
         self.theta = self.loss.initial(rng=0)
-        self.network = nn.Sequential(nn.Linear(784, HIDDEN), nn.Sigmoid(), nn.Linear(HIDDEN, 10)).to(device)
+        self.network = nn.Sequential(nn.Linear(784, hidden), nn.Sigmoid(), nn.Linear(hidden, 10)).to(device)
         self.parameters = [self.network[0].weight, self.network[0].bias, self.network[2].weight, self.network[2].bias]
         for parameter, values in zip(self.parameters, self.split(self.theta), strict=True):
             parameter.data.copy_(values)
