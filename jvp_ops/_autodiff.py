@@ -3,6 +3,7 @@
 Nothing here touches ``.grad``, so no cycle keeps a graph alive: it goes when the last product that holds it goes.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import prod
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensors = Sequence[Tensor]
+_SWITCHES = threading.RLock()  # torch's choice of kernels is one for all threads
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def recording() -> Iterator[None]:
 def twice_differentiable(*, recurrent: bool = False) -> Iterator[None]:
     """Record graphs that can be differentiated again: fused attention and cuDNN's recurrent layers cannot."""
     plain = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    with recording(), sdpa_kernel(SDPBackend.MATH), plain:
+    with _SWITCHES, recording(), sdpa_kernel(SDPBackend.MATH), plain:
         yield
 
 

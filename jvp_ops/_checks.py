@@ -25,8 +25,14 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         found = torch.device("cpu" if device is None else device)
     except RuntimeError as error:
         raise InputError(f"device {device!r} is not a torch device: use 'cpu' or 'cuda' ({error})") from None
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"device {str(device)!r} is not supported: use 'cpu' or 'cuda'")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {str(device)!r} was asked for, but torch sees no CUDA device: use device='cpu'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {str(device)!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices"
+        )
     if found.type == "cuda" and found.index is None:
         found = torch.device("cuda", torch.cuda.current_device())
     return found

@@ -98,7 +98,9 @@ class Parameters:
         InputError
             A name or glob matches nothing; the message lists the names.
         """
-        patterns = [names] if isinstance(names, str) else list(names)
+        patterns = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else [names]
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise InputError(f"parameters are named by text or a list of it, not {names!r}; {', '.join(self.names)}")
         wanted = set()
         for pattern in patterns:
             matching = {entry.name for entry in self.entries if entry.name == pattern}

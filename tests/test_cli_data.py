@@ -150,7 +150,7 @@ def test_words_that_mean_nothing_are_refused(capsys, words):
     with pytest.raises(SystemExit) as caught:
         main(["data", *words])
     assert caught.value.code == 2
-    assert "usage: jvp-ops" in capsys.readouterr().err
+    assert "jvp-ops: error: " in capsys.readouterr().err
 
 
 def test_verify_of_all_does_not_mind_what_is_missing(capsys):

@@ -1,6 +1,7 @@
 """`jvp-ops spectrum` as a person and a script meet it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ def test_it_prints_both_ends_the_sharpness_and_where_it_wrote(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "Df is 460 × 460" in printed
     assert printed.count("yes") == 6
-    assert "below the threshold 2/α = 20: Df has no eigenvalue under −1" in printed
+    assert "below the threshold 2/α = 20: no eigenvalue of Df under −1 was found" in printed
     (folder,) = (tmp_path / "runs").iterdir()
     assert str(folder.relative_to(tmp_path)) in printed
 
@@ -60,27 +61,66 @@ def test_an_unstable_step_is_told(capsys):
     assert "above the threshold 2/α = 0.1: Df has an eigenvalue under −1" in capsys.readouterr().out
 
 
-def test_lr_zero_is_the_identity(capsys):
-    assert main([*SMALL, "--lr", "0", "--steps", "0"]) == 0
-    assert "the step is the identity" in capsys.readouterr().out
+@pytest.mark.parametrize("lr", ["0", "1e-17", "1e-320"])
+def test_at_lr_zero_the_sharpness_is_still_that_of_the_hessian(capsys, lr):
+    assert main([*SMALL, "--steps", "0", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert main([*SMALL, "--lr", lr, "--steps", "0", "--json", "--out", "run"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    for end in ("smallest", "largest"):
+        assert record[end]["hessian_values"] == pytest.approx(expected[end]["hessian_values"], rel=1e-6)
+        assert record[end]["values"] == [1, 1, 1]
+    assert main([*SMALL, "--lr", "0", "--steps", "0", "--out", "other"]) == 0
+    assert "at lr 0 the step is the identity" in capsys.readouterr().out
+
+
+def test_an_end_where_nothing_converges_leaves_the_other_standing(capsys):
+    assert main(["spectrum", "--k", "4", "--steps", "5", "--max-products", "30"]) == 0
+    printed = capsys.readouterr().out
+    assert "largest of Df, lowest of H: none of 4 eigenpairs (LA) converged" in printed
+    assert "sharpness" in printed
+
+
+@pytest.mark.parametrize("words", [["--hidden", "x"], ["--data", "foo"], ["--bogus"]])
+def test_words_that_are_no_options_are_one_line(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*SMALL, *words])
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("jvp-ops: error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_terminal_without_greek_letters_does_not_end_a_run():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "jvp_ops", *SMALL], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "yes" in done.stdout
 
 
 @pytest.mark.parametrize(
     "options, says",
     [
         (["--k", "0"], "--k must be at least 1"),
-        (["--k", "460"], "k=460 is out of range"),
+        (["--k", "460"], "--k 460 is out of range"),
         (["--hidden", "0"], "hidden must be an integer of at least 1"),
         (["--lr", "nan"], "lr must be a finite real number"),
         (["--lr", "-1"], "lr must be at least 0"),
         (["--steps", "-1"], "steps must be"),
-        (["--samples", "1798"], "1 to 1797"),
-        (["--seed", "-1"], "rng must be a seed"),
+        (["--samples", "1798"], "--samples must be 1 to 1797"),
+        (["--seed", "-1"], "--seed must be at least 0"),
         (["--device", "cuda:99"], "device"),
         (["--max-memory", "lots"], "not a memory size"),
         (["--max-memory", "1KiB"], "more than the 1 KiB it may use"),
         (["--tol", "-1"], "tol must be at least 0"),
         (["--out", "/dev/null/x"], "cannot write the run folder"),
+        (["--out", "/proc/foo/x"], "cannot write the run folder"),
+        (["--out", "x" * 300], "cannot write the run folder"),
+        (["--out", ""], "not an empty folder"),
+        (["--device", "meta"], "not supported: use 'cpu' or 'cuda'"),
+        (["--hidden", "1000000000000"], "one vector of the parameters needs"),
+        (["--max-products", "1"], "max_products=1 is too few: the solver's first pass alone takes 25"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(options, says, capsys, tmp_path):

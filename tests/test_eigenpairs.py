@@ -159,6 +159,47 @@ def test_nothing_converged_is_an_error_that_says_so():
     operator, _ = symmetric_operator(np.linspace(0, 1, 500))
     with pytest.raises(jo.ConvergenceError, match=r"none of 3 eigenpairs .* max_products=25"):
         jo.eigenpairs(operator, 3, "SA", max_products=25)
+    with pytest.raises(jo.InputError, match=r"max_products=24 is too few: .* takes 25"):
+        jo.eigenpairs(operator, 3, "SA", max_products=24)
+
+
+@pytest.mark.parametrize("lr", [0.0, 1e-17, 0.1])
+@pytest.mark.parametrize("which", ["LA", "SA", "BE"])
+def test_the_ends_of_a_jacobian_are_told_by_its_hessian_however_small_the_step(digits_step, which, lr):
+    f, theta, h = digits_step
+    pairs = jo.eigenpairs(jo.GradientDescent(f.loss, lr=lr).jacobian(theta), 3, which)
+    expected = {"LA": h[:3], "SA": h[::-1][:3], "BE": np.r_[h[-1], h[1], h[0]]}[which]
+    np.testing.assert_allclose(pairs.hessian_values, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_operators_of_any_size_are_solved(scale):
+    values = torch.arange(1.0, 31.0)
+    loss = jo.FunctionLoss(lambda x: (values.to(x) * scale * x**2).sum() / 2, size=30)
+    pairs = jo.eigenpairs(loss.hessian(torch.ones(30)), 2, "LA")
+    np.testing.assert_allclose(pairs.values, [30 * scale, 29 * scale], rtol=1e-5)
+
+
+def test_rounding_of_what_is_cached_is_seen_in_a_function_too():
+    loss = jo.FunctionLoss(lambda x: (((x + 1e4) - 1e4) ** 4).sum(), size=30)
+    theta = torch.linspace(0.5, 0.95, 30)
+    pairs = jo.eigenpairs(loss.hessian(theta), 1, "LA")
+    exact = float(12 * theta.double().square().max())
+    assert abs(pairs.values[0] - exact) <= pairs.bounds[0]
+
+
+def test_a_float32_operator_without_a_float64_counterpart_says_so():
+    constant = torch.arange(1.0, 31.0).diag()
+    loss = jo.FunctionLoss(lambda x: x @ (constant @ x) / 2, size=30)
+    pairs = jo.eigenpairs(loss.hessian(torch.ones(30)), 2, "LA")
+    assert "could not be computed in float64" in pairs.notes[-1]
+    np.testing.assert_allclose(pairs.values, [30, 29], rtol=1e-5)
+
+
+def test_be_needs_an_eigenvalue_for_each_end():
+    operator, _ = symmetric_operator(np.arange(8.0))
+    with pytest.raises(jo.InputError, match="k must be at least 2"):
+        jo.eigenpairs(operator, 1, "BE")
 
 
 def test_complex_pairs_of_a_non_symmetric_map_are_never_split():
@@ -171,6 +212,25 @@ def test_complex_pairs_of_a_non_symmetric_map_are_never_split():
     assert np.isnan(pairs.bounds).all()
     assert pairs.converged.all()
     assert (pairs.residuals < 1e-9).all()
+
+
+def rotations(*angles, radius=1.0, rest=30):
+    """Build a map whose pairs of eigenvalues are radius·exp(± i angle), beside small real ones."""
+    blocks = [radius * torch.tensor([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in angles]
+    matrix = torch.block_diag(*blocks, torch.diag(radius * torch.linspace(0.01, 0.3, rest, dtype=torch.float64)))
+    f = jo.FunctionMap(lambda x: matrix @ x, size=len(matrix), dtype="float64")
+    return f.jacobian(torch.zeros(len(matrix), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("radius", [1e-13, 1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_pairs_of_one_modulus_are_kept_whole_at_every_scale(radius, k):
+    pairs = jo.eigenpairs(rotations(0.3, 0.9, 1.5, radius=radius), k, "LM")
+    z = pairs.values / radius
+    assert len(z) == k + k % 2
+    np.testing.assert_allclose(np.abs(z), 1, atol=1e-9)
+    np.testing.assert_allclose(z[::2], z[1::2].conj(), atol=1e-9)
+    assert (z[::2].imag > 0).all()
 
 
 @pytest.mark.parametrize("which, expected", [("LR", 3.0), ("SR", -4.0), ("LM", -4.0)])

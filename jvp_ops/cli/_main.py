@@ -1,22 +1,31 @@
 """The ``jvp-ops`` entry point: one parser, one place where errors become one line and exit status 2."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from jvp_ops._version import __version__
 from jvp_ops.cli import _data, _dense, _spectrum
 from jvp_ops.errors import JvpOpsError
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line; its subparsers are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"jvp-ops: error: {message} (see {self.prog} --help)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every command; importing it imports no torch."""
-    parser = argparse.ArgumentParser(
-        prog="jvp-ops",
-        description="Look at the Jacobian of a training step without building the dense matrix.",
+    parser = _Parser(
+        prog="jvp-ops", description="Look at the Jacobian of a training step without building the dense matrix."
     )
     parser.add_argument("--version", action="version", version=f"jvp-ops {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands: Any = parser.add_subparsers(dest="command", required=True, metavar="command")
     _spectrum.add_parser(commands)
     _dense.add_parser(commands)
     _data.add_parser(commands)
@@ -25,12 +34,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 answered no, 2 bad input, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # α must not end a run on a terminal that has none
     try:
+        arguments = build_parser().parse_args(argv)
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except JvpOpsError as error:
         print(f"jvp-ops: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has gone, as of ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("jvp-ops: interrupted", file=sys.stderr)
         return 130

@@ -31,11 +31,17 @@ def add_problem_options(parser: argparse.ArgumentParser) -> None:
 
 def load(arguments: argparse.Namespace) -> "Dataset":
     """Load the data set that was asked for."""
+    if arguments.seed < 0:
+        raise InputError(f"--seed must be at least 0, not {arguments.seed}")
     from jvp_ops.data import load_digits, load_fashion_mnist, load_mnist
 
     loaders = {"digits": load_digits, "mnist": load_mnist, "fashion-mnist": load_fashion_mnist}
     data = loaders[arguments.data]()
-    return data if arguments.samples is None else data.subset(arguments.samples, rng=arguments.seed)
+    if arguments.samples is None:
+        return data
+    if not 1 <= arguments.samples <= len(data):
+        raise InputError(f"--samples must be 1 to {len(data)}, not {arguments.samples}")
+    return data.subset(arguments.samples, rng=arguments.seed)
 
 
 def two_layer_loss(data: "Dataset", arguments: argparse.Namespace) -> "TwoLayerLoss":

@@ -2,16 +2,19 @@
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress, two_layer_loss
+from jvp_ops.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
     from jvp_ops.data import Dataset
     from jvp_ops.eigen import Eigenpairs
+    from jvp_ops.operators import JacobianOperator
 
 
 def add_parser(commands: Any) -> None:
@@ -43,26 +46,26 @@ class Spectrum:
     loss_after: float
     train_seconds: float
     linearize_seconds: float
-    smallest: "Eigenpairs"  # of Df: where H is largest
-    largest: "Eigenpairs"  # of Df: where H is lowest
+    identity: dict[str, Any]
+    smallest: "Eigenpairs | str"  # of Df, where H is largest; or why there are none
+    largest: "Eigenpairs | str"  # of Df, where H is lowest; or why there are none
 
     @property
-    def sharpness(self) -> float:
+    def sharpness(self) -> float | None:
         """The largest eigenvalue of H."""
-        assert self.smallest.hessian_values is not None
-        return float(self.smallest.hessian_values[0])
+        return None if isinstance(self.smallest, str) else float(_given(self.smallest.hessian_values)[0])
 
     @property
-    def sharpness_bound(self) -> float:
+    def sharpness_bound(self) -> float | None:
         """Its bound."""
-        assert self.smallest.hessian_bounds is not None
-        return float(self.smallest.hessian_bounds[0])
+        return None if isinstance(self.smallest, str) else float(_given(self.smallest.hessian_bounds)[0])
 
     @property
     def threshold(self) -> float | None:
         """Where gradient descent becomes unstable: 2/α less the weight decay; None where α is 0."""
         lr = self.settings["lr"]
-        return None if lr == 0 else 2 / lr - self.settings["weight_decay"]
+        threshold = math.inf if lr == 0 else 2 / lr - self.settings["weight_decay"]
+        return threshold if math.isfinite(threshold) else None
 
     def record(self) -> dict[str, Any]:
         """Give all figures as a JSON-able dict."""
@@ -76,25 +79,26 @@ class Spectrum:
             "sharpness": self.sharpness,
             "sharpness_bound": self.sharpness_bound,
             "threshold": self.threshold,
-            "smallest": self.smallest.record(),
-            "largest": self.largest.record(),
+            "smallest": _record(self.smallest),
+            "largest": _record(self.largest),
         }
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write the run folder, and print."""
-    from jvp_ops.store import check_run_folder, save_run
+    from jvp_ops.store import prepare_run_folder, save_run
 
     check_positive(arguments.k, "--k")
-    folder = Path(arguments.out) if arguments.out else _fresh_folder(arguments.data)
-    check_run_folder(folder)
+    folder = _fresh_folder(arguments.data) if arguments.out is None else Path(arguments.out)
+    prepare_run_folder(folder)
     found = compute(arguments)
     arrays = {
         f"{end}_{name}": array
         for end, pairs in (("smallest", found.smallest), ("largest", found.largest))
+        if not isinstance(pairs, str)
         for name, array in pairs.arrays().items()
     }
-    save_run(folder, record=found.record(), arrays=arrays, identity=found.smallest.provenance)
+    save_run(folder, record=found.record(), arrays=arrays, identity=found.identity)
     if arguments.json:
         print(json.dumps({**found.record(), "folder": str(folder)}, indent=2, allow_nan=False))
     else:
@@ -105,11 +109,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def compute(arguments: argparse.Namespace) -> Spectrum:
     """Train, linearize, and solve both ends."""
-    from jvp_ops.eigen import eigenpairs
     from jvp_ops.maps import GradientDescent
 
     data = load(arguments)
     loss = two_layer_loss(data, arguments)
+    n = loss.parameters.size
+    if arguments.k >= n:
+        raise InputError(f"--k {arguments.k} is out of range: Df is {n} × {n}, of which at most {n - 1} are found")
     f = GradientDescent(loss, lr=arguments.lr, weight_decay=arguments.weight_decay)
     start = loss.initial(arguments.seed, scale=arguments.scale)
     bars = show_progress(arguments)
@@ -123,14 +129,35 @@ def compute(arguments: argparse.Namespace) -> Spectrum:
     return Spectrum(
         data=data,
         settings={name: getattr(arguments, name) for name in names},
-        n=loss.parameters.size,
+        n=n,
         loss_before=float(loss.value(start)),
         loss_after=float(loss.value(theta)),
         train_seconds=trained - began,
         linearize_seconds=linearized - trained,
-        smallest=eigenpairs(Df, arguments.k, "SA", **options),
-        largest=eigenpairs(Df, arguments.k, "LA", **options),
+        identity=Df.identity(),
+        smallest=_end(Df, arguments.k, "SA", options),
+        largest=_end(Df, arguments.k, "LA", options),
     )
+
+
+def _end(Df: "JacobianOperator", k: int, which: str, options: dict[str, Any]) -> "Eigenpairs | str":
+    """Solve one end; where nothing converges, say why, and let the other end stand."""
+    from jvp_ops.eigen import eigenpairs
+
+    try:
+        return eigenpairs(Df, k, which, **options)
+    except ConvergenceError as error:
+        return str(error)
+
+
+def _given(array: Any) -> Any:
+    """Narrow what a mapped result always has."""
+    assert array is not None
+    return array
+
+
+def _record(pairs: "Eigenpairs | str") -> dict[str, Any]:
+    return {"values": [], "notes": [pairs]} if isinstance(pairs, str) else pairs.record()
 
 
 def text(found: Spectrum) -> str:
@@ -147,10 +174,13 @@ def text(found: Spectrum) -> str:
         (found.smallest, "smallest of Df, largest of H"),
         (found.largest, "largest of Df, lowest of H"),
     ):
-        assert pairs.hessian_values is not None
+        if isinstance(pairs, str):
+            lines += ["", f"{title}: {pairs}"]
+            continue
         lines += ["", f"{title}: {pairs.summary()}"]
         lines.append("  #    eigenvalue of Df     eigenvalue of H   residual      bound  converged")
-        columns = zip(pairs.values, pairs.hessian_values, pairs.residuals, pairs.bounds, pairs.converged, strict=True)
+        h_values = _given(pairs.hessian_values)
+        columns = zip(pairs.values, h_values, pairs.residuals, pairs.bounds, pairs.converged, strict=True)
         for number, (mu, h, residual, bound, converged) in enumerate(columns, start=1):
             yes = "yes" if converged else "no"
             lines.append(f"{number:>3}  {mu:>18.10f}  {h:>18.10f}  {residual:>9.1e}  {bound:>9.1e}  {yes:>9}")
@@ -159,13 +189,18 @@ def text(found: Spectrum) -> str:
 
 
 def _stability(found: Spectrum) -> str:
-    value = f"sharpness {found.sharpness:.8g} ± {found.sharpness_bound:.1e}"
+    h, bound = found.sharpness, found.sharpness_bound
+    if h is None or bound is None:
+        return "the sharpness was not found"
+    value = f"sharpness {h:.8g} ± {bound:.1e}"
     if found.threshold is None:
-        return f"{value}; at lr 0 the step is the identity"
+        return f"{value}; at lr {found.settings['lr']:g} the step is the identity"
     name = "2/α − ω" if found.settings["weight_decay"] else "2/α"
     threshold = f"the threshold {name} = {found.threshold:g}"
-    if found.sharpness < found.threshold:
-        return f"{value}, below {threshold}: Df has no eigenvalue under −1"
+    if h + bound < found.threshold:
+        return f"{value}, below {threshold}: no eigenvalue of Df under −1 was found"
+    if h - bound <= found.threshold:
+        return f"{value}, at {threshold}: the bound does not tell on which side"
     return f"{value}, above {threshold}: Df has an eigenvalue under −1, along which the step overshoots and grows"
 
 

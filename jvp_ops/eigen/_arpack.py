@@ -1,5 +1,6 @@
 """ARPACK through scipy: one of the solvers behind `eigenpairs`."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, eigsh
 
+from jvp_ops.errors import ConvergenceError
 from jvp_ops.operators import TensorOperator
 
 
@@ -30,6 +32,7 @@ def arpack(
     norm: float,
     start: NDArray[np.float64],
     max_products: int | None,
+    rng: np.random.Generator,
     on_product: Callable[[], object],
 ) -> Approximation:
     """Find k eigenpairs to a residual of about tol·norm.
@@ -51,22 +54,41 @@ def arpack(
         return product + shift * x if shift else product
 
     shifted = LinearOperator((n, n), matvec=multiply, dtype=np.float64)
-    ncv = min(n, max(2 * k + 10, 24))
+    if not operator.symmetric:
+        k = min(k + 1, n - 2)  # the k-th may be half of a conjugate pair
+    ncv = basis_size(n, k)
     restarts = None if max_products is None else max(1, (max_products - ncv) // max(ncv - k, 1))
+    solver = eigsh if operator.symmetric else eigs
     options: dict[str, Any] = {"which": which, "tol": tol / 3 if shift else tol, "v0": start}
     options |= {"ncv": ncv, "maxiter": restarts}
+    if "rng" in inspect.signature(solver).parameters:
+        options["rng"] = rng  # for its restarts in invariant subspaces
     complete = True
     try:
-        values, vectors = (eigsh if operator.symmetric else eigs)(shifted, k, **options)
+        values, vectors = solver(shifted, k, **options)
     except ArpackNoConvergence as partial:
         values, vectors, complete = partial.eigenvalues, partial.eigenvectors, False
-    complete = complete and len(values) >= k
+    except ArpackError as error:
+        raise ConvergenceError(f"ARPACK gave up ({error}): try another k, tol or rng, or method='dense'") from None
     if np.iscomplexobj(values):
         values, vectors = _with_partners(values, vectors)
     return Approximation(values - shift, vectors, complete)
 
 
+def basis_size(n: int, k: int) -> int:
+    """Say how many Krylov vectors ARPACK holds."""
+    return min(n, max(2 * k + 10, 24))
+
+
 def _with_partners(values: NDArray[Any], vectors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give back to each complex value the conjugate that ARPACK's cut at k took: a real operator has both."""
-    alone = [i for i, z in enumerate(values) if z.imag != 0 and not np.isclose(values, z.conj(), rtol=1e-9).any()]
-    return np.r_[values, values[alone].conj()], np.c_[vectors, vectors[:, alone].conj()]
+    """Make every complex value stand beside its conjugate, which a real operator has too and ARPACK's cut may take."""
+    small = 1e-12 * np.abs(values).max(initial=0.0)
+    columns: list[tuple[Any, NDArray[Any]]] = []
+    upper = [i for i, z in enumerate(values) if z.imag > small]
+    lower = [i for i, z in enumerate(values) if z.imag < -small]
+    alone = [i for i in lower if not any(abs(values[i].conj() - values[j]) <= 1e3 * small for j in upper)]
+    for z, x in [(values[i], vectors[:, i]) for i in upper] + [(values[i].conj(), vectors[:, i].conj()) for i in alone]:
+        columns += [(z, x), (z.conj(), x.conj())]
+    columns += [(values[i].real + 0j, vectors[:, i]) for i, z in enumerate(values) if abs(z.imag) <= small]
+    stacked = np.stack([x for _, x in columns], axis=1) if columns else vectors
+    return np.array([z for z, _ in columns]), stacked

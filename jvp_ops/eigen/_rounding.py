@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jvp_ops._random import normal
+from jvp_ops.errors import InputError, MemoryBudgetError
 from jvp_ops.operators import TensorOperator
 
 POWER_STEPS = 12
@@ -37,21 +38,19 @@ class Rounding:
     @classmethod
     def of(cls, operator: TensorOperator, rng: np.random.Generator) -> "Rounding":
         """Measure, with about a dozen products."""
-        exact = None
-        if operator.torch_dtype == torch.float32 and operator.linearization.in_float64 is not None:
-            exact = operator.linearization.in_float64()
-        x = normal(rng, operator.shape[1], dtype=operator.torch_dtype, device=operator.device)
+        exact = _in_float64(operator)
+        x = normal(rng, operator.shape[1], dtype=torch.float64, device=operator.device)
         norm = 0.0
         for _ in range(POWER_STEPS):
-            x = x / torch.linalg.vector_norm(x)
-            image = operator.apply(x)
-            norm = max(norm, float(torch.linalg.vector_norm(image.double())))
+            unit = _unit(x)
+            image = operator.apply(unit.to(operator.torch_dtype))
+            norm = max(norm, _length(image))
             following = image if operator.symmetric else operator.apply_adjoint(image)
             if not bool(following.any()):
                 break
-            x = following
+            x = following.double()
         measured = cls(operator, exact, norm, 0.0)
-        error = float(measured.errors((x / torch.linalg.vector_norm(x))[:, None]).max()) if norm > 0 else 0.0
+        error = float(measured.errors(_unit(x).to(operator.torch_dtype)[:, None]).max()) if norm > 0 else 0.0
         return cls(operator, exact, norm, error / norm if norm > 0 else 0.0)
 
     def errors(self, X: Tensor) -> Tensor:
@@ -69,3 +68,25 @@ class Rounding:
         floor = SAFETY * torch.finfo(self.operator.torch_dtype).eps * self.norm
         estimate: Tensor = SAFETY * torch.linalg.vector_norm(image - other, dim=0) / lengths
         return estimate.clamp_min(floor)
+
+
+def _in_float64(operator: TensorOperator) -> TensorOperator | None:
+    """Build the same operator in float64 where it can be: memory may lack, or code may hold float32 constants."""
+    build = operator.linearization.in_float64
+    if operator.torch_dtype != torch.float32 or build is None:
+        return None
+    try:
+        return build()
+    except (MemoryBudgetError, InputError, RuntimeError):
+        return None
+
+
+def _length(x: Tensor) -> float:
+    """Return ‖x‖₂ without over- or underflow."""
+    size = float(x.abs().max())
+    return size * float(torch.linalg.vector_norm(x.double() / size)) if size > 0 else 0.0
+
+
+def _unit(x: Tensor) -> Tensor:
+    scaled: Tensor = x / x.abs().max()
+    return scaled.div(torch.linalg.vector_norm(scaled))

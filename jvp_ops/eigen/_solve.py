@@ -12,7 +12,7 @@ from torch import Tensor
 from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
-from jvp_ops.eigen._arpack import Approximation, arpack
+from jvp_ops.eigen._arpack import Approximation, arpack, basis_size
 from jvp_ops.eigen._dense import lapack
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
@@ -58,7 +58,8 @@ def eigenpairs(
     rng : int or numpy Generator
         Draws the start vector; the same seed gives the same result on one device.
     max_products : int, optional
-        A budget of products for each solve. What has converged when it runs out is returned.
+        A budget of products for the solver at each end, to which a dozen to measure rounding and two for each pair
+        to check it are added. What has converged when it runs out is returned.
     progress : bool
         Show a count of products on standard error.
 
@@ -72,7 +73,7 @@ def eigenpairs(
     InputError
         A rectangular operator, k or which out of range.
     ConvergenceError
-        Not one pair converged within `max_products`.
+        Not one pair converged within `max_products`, or ARPACK gave up.
     NonFiniteError
         A product gave NaN or Inf.
 
@@ -81,7 +82,8 @@ def eigenpairs(
     ARPACK (implicitly restarted Lanczos and Arnoldi) through scipy. A single-vector method can miss members of a
     tight cluster or of a multiple eigenvalue; that a value is there is certain within its bound, that none was
     missed is not. In float32 the error of a product is measured against the same product in float64, where the
-    loss can be evaluated in it, so bounds are bounds on the exact operator's eigenvalues.
+    loss or map can be evaluated in it, so bounds are bounds on the exact operator's eigenvalues; where it cannot, the
+    rounding of products is estimated, that of what is computed once at θ is not seen, and a note says so.
 
     References
     ----------
@@ -99,8 +101,11 @@ def eigenpairs(
     """
     began = time.perf_counter()
     k, which = _checked_request(operator, k, which, method)
+    asked = min(k + 1, operator.shape[0] - 1) if which == "BE" and k % 2 else k  # the odd one is of the mapped end
     if max_products is not None:
-        max_products = positive_int(max_products, "max_products")
+        least = basis_size(operator.shape[0], asked) + 1
+        if positive_int(max_products, "max_products") < least:
+            raise InputError(f"max_products={max_products} is too few: the solver's first pass alone takes {least}")
     affine = operator.affine
     solved = affine.base if affine is not None else operator
     random = generator(rng)
@@ -110,23 +115,24 @@ def eigenpairs(
     wanted = DEFAULT_TOL[operator.torch_dtype] if tol is None else finite_number(tol, "tol", least=0)
     reachable = max(wanted, 2 * rounding.level)
     if method == "dense":
-        found = [_cut(lapack(solved, progress=progress), operator, which, k)]
+        found = [lapack(solved, progress=progress)]
     else:
         with progress_bar(None, show=progress, description=f"eigenpairs {which}", unit="product") as bar:
             found = [
                 arpack(
                     solved,
-                    k=k,
+                    k=asked,
                     which=end,
                     tol=reachable,
                     norm=rounding.norm,
                     start=start,
                     max_products=max_products,
+                    rng=random,
                     on_product=bar.update,
                 )
                 for end in _ends(operator, which)
             ]
-    approximation = _joined(found)
+    approximation = _cut(_joined(found), operator, which, k)
     if approximation.values.size == 0:
         raise ConvergenceError(
             f"none of {k} eigenpairs ({which}) converged to a residual of {reachable:.1e} relative to the norm within "
@@ -136,12 +142,11 @@ def eigenpairs(
     result = replace(result, provenance=operator.identity(), complete=all(part.complete for part in found))
     if affine is not None:
         result = _mapped(result, affine.shift, affine.scale)
-    result = _selected(result, which, k)
     return replace(
         result,
         products=solved.products - before,
         seconds=time.perf_counter() - began,
-        notes=_notes(result, max_products),
+        notes=_notes(result, max_products, rounding),
     )
 
 
@@ -160,6 +165,8 @@ def _checked_request(operator: TensorOperator, k: int, which: str, method: str) 
     if method not in ("scipy", "dense"):
         raise InputError(f"method must be 'scipy' or 'dense', not {method!r}")
     k = positive_int(k, "k")
+    if which == "BE" and k < 2:
+        raise InputError("which='BE' takes half of k from each end: k must be at least 2, not 1")
     most = rows if method == "dense" else rows - 1 if operator.symmetric else rows - 2
     if k > most:
         raise InputError(
@@ -175,15 +182,19 @@ def _ends(operator: TensorOperator, which: str) -> list[str]:
         return [which]
     if which == "LM":
         return ["LA", "SA"]
-    return [MIRRORED[which] if operator.affine.scale < 0 else which]
+    return [MIRRORED[which] if operator.affine.scale <= 0 else which]
 
 
 def _cut(found: Approximation, operator: TensorOperator, which: str, k: int) -> Approximation:
-    """Keep of all eigenpairs those that may be asked for, before their residuals are computed."""
-    affine = operator.affine
-    values = found.values if affine is None else affine.shift + affine.scale * found.values
+    """Put what a solver found in order, best first, and keep k.
+
+    Of shift·I + scale·H, ends are told by H's eigenvalues, since the mapped ones may coincide by rounding.
+    """
+    affine, values = operator.affine, found.values
+    if affine is not None:
+        values = affine.shift + affine.scale * values if which == "LM" else values * (1 if affine.scale > 0 else -1)
     kept = _order(values, which, k)
-    return Approximation(found.values[kept], found.vectors[:, kept], found.complete)
+    return Approximation(found.values[kept], found.vectors[:, kept], found.complete and len(kept) >= k)
 
 
 def _joined(parts: list[Approximation]) -> Approximation:
@@ -256,38 +267,45 @@ def _mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:
     )
 
 
-def _selected(pairs: Eigenpairs, which: str, k: int) -> Eigenpairs:
-    """Put the pairs in order, best first, and keep k."""
-    kept = _order(pairs.values, which, k)
-    arrays = ("values", "residuals", "bounds", "converged", "hessian_values", "hessian_bounds")
-    changes = {name: getattr(pairs, name)[kept] for name in arrays if getattr(pairs, name) is not None}
-    return replace(pairs, vectors=pairs.vectors[:, torch.from_numpy(kept.copy()).to(pairs.vectors.device)], **changes)
-
-
 def _order(values: NDArray[Any], which: str, k: int) -> NDArray[np.intp]:
     """Rank the k values that `which` asks for, best first; k + 1 where the cut would split a conjugate pair."""
     keys: dict[str, Any] = {
         "LA": -values.real,
         "SA": values.real,
-        "BE": values.real,
         "LM": -np.abs(values),
         "LR": -values.real,
         "SR": values.real,
         "LI": -np.abs(values.imag),
     }
     if which == "BE":
-        order = np.argsort(keys[which])
+        order = np.argsort(values)
         return order if k >= len(order) else np.r_[order[: k // 2], order[len(order) - (k - k // 2) :]]
     if not np.iscomplexobj(values):
         return np.argsort(keys[which], kind="stable")[:k]
-    order = np.lexsort((-values.imag, keys[which].round(12)))
-    partner = (
-        len(order) > k and values[order[k - 1]].imag != 0 and np.isclose(values[order[k]], values[order[k - 1]].conj())
-    )
-    return order[: k + 1] if partner else order[:k]
+    units = _conjugate_pairs(values)
+    kept: list[int] = []
+    for unit in sorted(units, key=lambda unit: float(keys[which][unit[0]])):
+        if len(kept) >= k:
+            break
+        kept += unit
+    return np.array(kept, dtype=np.intp)
 
 
-def _notes(pairs: Eigenpairs, max_products: int | None) -> tuple[str, ...]:
+def _conjugate_pairs(values: NDArray[np.complex128]) -> list[list[int]]:
+    """Group each complex value with its conjugate, the upper one first; a real one stands alone."""
+    free, units = set(range(len(values))), []
+    for i in sorted(free, key=lambda i: -values[i].imag):
+        if i not in free or values[i].imag <= 0:
+            continue
+        others = [j for j in free if values[j].imag < 0]
+        partner = min(others, key=lambda j: abs(values[j].conj() - values[i]), default=None)
+        unit = [i] if partner is None else [i, partner]
+        free -= set(unit)
+        units.append(unit)
+    return units + [[i] for i in sorted(free)]
+
+
+def _notes(pairs: Eigenpairs, max_products: int | None, rounding: Rounding) -> tuple[str, ...]:
     notes = []
     if pairs.tol < 2 * pairs.rounding:
         notes.append(
@@ -295,7 +313,15 @@ def _notes(pairs: Eigenpairs, max_products: int | None) -> tuple[str, ...]:
             "stopped at that level; an operator in float64 reaches further"
         )
     if not pairs.complete:
+        budget = (
+            "ARPACK's own limit of restarts" if max_products is None else f"the budget of max_products={max_products}"
+        )
         notes.append(
-            f"the budget of max_products={max_products} ran out: {len(pairs)} of {pairs.k} eigenpairs are returned"
+            f"{budget} ran out: {len(pairs)} of {pairs.k} eigenpairs are returned, and they need not be the outermost"
+        )
+    if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
+        notes.append(
+            "this operator could not be computed in float64 to compare with: the rounding of products is estimated, "
+            "and bounds are of the operator as float32 has it"
         )
     return tuple(notes)

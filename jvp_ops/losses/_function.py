@@ -66,7 +66,7 @@ class FunctionLoss:
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ), a tensor of no dimensions."""
         with torch.no_grad():
-            return self._call(self._checked(theta))
+            return self._call(self._checked(theta).clone())
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
@@ -79,7 +79,13 @@ class FunctionLoss:
         with twice_differentiable():
             frozen = self._checked(theta).clone()
             leaf = frozen.clone().requires_grad_()
-            slope = gradients(self._call(leaf), [leaf], differentiable=True)
+            value = self._call(leaf)
+            if not value.requires_grad:
+                raise InputError(
+                    "the function's value does not depend on theta by operations that autograd records: "
+                    "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
+                )
+            slope = gradients(value, [leaf], differentiable=True)
 
         def apply(V: Tensor) -> Tensor:
             total = torch.zeros_like(V)
@@ -96,6 +102,7 @@ class FunctionLoss:
                 device=self.device,
                 symmetric=True,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+                in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)),
             )
         )
 

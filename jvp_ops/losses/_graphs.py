@@ -29,7 +29,10 @@ class SampleSum:
 
 def hessian_graph(model: nn.Module, leaves: Tensors, loss: SampleSum, batch: Batch) -> Product:
     """Record the gradient of one chunk; a product is one backward pass through it."""
-    slopes = gradients(loss(call(model, batch.inputs), batch), leaves, differentiable=True)
+    value = loss(call(model, batch.inputs), batch)
+    if not value.requires_grad:
+        raise InputError("the loss depends on none of the parameters: does the model's forward run another module?")
+    slopes = gradients(value, leaves, differentiable=True)
 
     def product(v: Tensor) -> Tensor:
         return join(pull_back(slopes, leaves, split(v, leaves)))

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from jvp_ops._autodiff import gradients, join, recording, twice_differentiable
 from jvp_ops._checks import check_state, resolve_device, resolve_dtype
-from jvp_ops._memory import resolve_budget
+from jvp_ops._memory import parse_bytes, resolve_budget
 from jvp_ops._random import Rng
 from jvp_ops.losses._batches import Batch, Batches
 from jvp_ops.losses._graphs import gauss_newton_graph, hessian_graph, refuse_concave
 from jvp_ops.losses._modules import bind, call, common_dtype, redraw, refuse_training_mode, trainable
-from jvp_ops.losses._reduction import find_reduction
+from jvp_ops.losses._reduction import find_reduction, spread_samples
 from jvp_ops.losses._streaming import Builder, Plan, Stream, plan_chunks
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
-from jvp_ops.store import callable_identity, sha256_of
+from jvp_ops.store import callable_identity, module_identity, sha256_of
 
 
 class ModelLoss:
@@ -92,7 +92,7 @@ class ModelLoss:
         refuse_training_mode(model)
         self.dtype = common_dtype(model) if dtype is None else resolve_dtype(dtype)
         self.device = next(model.parameters()).device if device is None else resolve_device(device)
-        self.max_memory = max_memory
+        self.max_memory = None if max_memory is None else parse_bytes(max_memory)
         self._model = copy.deepcopy(model).to(self.device, self.dtype)
         self._batches = Batches(data, self.device, self.dtype)
         self._loss = find_reduction(self._model, loss_function, self._batches)
@@ -140,7 +140,8 @@ class ModelLoss:
                 value = self._loss(call(model, batch.inputs), batch)
             total += join(gradients(value, leaves))
 
-        return self._sum_over(add, torch.zeros_like(theta))
+        with twice_differentiable(recurrent=self._recurrent):  # cuDNN's recurrent layers have no gradient in eval mode
+            return self._sum_over(add, torch.zeros_like(theta))
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator."""
@@ -155,8 +156,9 @@ class ModelLoss:
             The loss function is not convex in the model's outputs.
         """
         model, _ = self._bind(theta)
-        with recording():
-            refuse_concave(model, self._loss, next(iter(self._batches)).rows(0, 64))
+        with twice_differentiable(recurrent=self._recurrent):
+            for sample in spread_samples(self._batches):
+                refuse_concave(model, self._loss, sample)
         return GaussNewtonOperator(self._linearize(theta, gauss_newton_graph, "gauss_newton"))
 
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
@@ -175,7 +177,7 @@ class ModelLoss:
         held = sorted(set(constants) - set(self.parameters.names))
         return {
             "loss": "ModelLoss",
-            "model": repr(self._model),
+            "model": module_identity(self._model),
             "constants": sha256_of(*(constants[name] for name in held)),
             "function": callable_identity(self._loss.function),
             "data": self._batches.identity(),
@@ -188,6 +190,10 @@ class ModelLoss:
         theta = check_state(theta, "theta", size=n, dtype=self.dtype, device=self.device)
         with torch.inference_mode(False), torch.no_grad():
             return bind(self._model, self.parameters, theta.clone())
+
+    @property
+    def _recurrent(self) -> bool:
+        return any(isinstance(module, nn.RNNBase) for module in self._model.modules())
 
     @property
     def _scale(self) -> float:
@@ -214,17 +220,16 @@ class ModelLoss:
         model, leaves = self._bind(theta)
         with torch.inference_mode(False):
             frozen = theta.detach().clone()
-        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
 
         def build(batch: Batch) -> Any:
             with recording():
                 return graph(model, leaves, self._loss, batch)
 
-        with twice_differentiable(recurrent=recurrent):
+        with twice_differentiable(recurrent=self._recurrent):
             stream = Stream.linearize(self._batches, build, self._plan(build, model))
 
         def apply(V: Tensor) -> Tensor:
-            with twice_differentiable(recurrent=recurrent):
+            with twice_differentiable(recurrent=self._recurrent):
                 return stream.product(V) * self._scale
 
         return Linearization(

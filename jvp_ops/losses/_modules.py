@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def refuse_training_mode(model: nn.Module) -> None:
         if not module.training:
             continue
         drops = getattr(module, "p", 0) if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
-        if isinstance(module, _BatchNorm | nn.RReLU) or (isinstance(drops, float) and drops > 0):
+        if isinstance(module, _BatchNorm | nn.RReLU) or (isinstance(drops, Real) and float(drops) > 0):
             raise InputError(
                 f"{where} is in training mode, where its output is random or depends on the batch: call model.eval() "
                 "first"

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jvp_ops.errors import InputError
+from jvp_ops.errors import InputError, JvpOpsError
 from jvp_ops.losses._batches import Batch, Batches, all_tensors, join_batches
 from jvp_ops.losses._graphs import SampleSum
 from jvp_ops.losses._modules import call
 
 SAMPLES = 512  # tried in all
+PIECE = 256  # samples of a forward pass
+MOST_OUTPUTS = 2**24  # numbers that are put together
 LossFunction = Callable[[Any, Any], Tensor]
 
 
@@ -23,14 +25,55 @@ def find_reduction(model: nn.Module, function: LossFunction, batches: Batches) -
     InputError
         It is neither a mean nor a sum, does not return a scalar, or the model is random.
     """
+    try:
+        with torch.no_grad():
+            samples = spread_samples(batches)
+            _refuse_random(model, samples[0])
+            found = {_is_mean(model, function, sample) for sample in samples}
+            if len(found) > 1:
+                raise InputError("the loss function is a mean over some batches and a sum over others: make it one")
+            loss = SampleSum(function, found.pop())
+            _check_everywhere(model, loss, batches)
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, JvpOpsError):
+            raise
+        raise InputError(
+            f"the model and the loss function do not run on the data: {type(error).__name__}: {error}"
+        ) from error
+    return loss
+
+
+def spread_samples(batches: Batches) -> list[Batch]:
+    """Take samples from all over the data: together, or by batch where shapes differ."""
     share = max(1, SAMPLES // len(batches.sizes))
-    with torch.no_grad():
-        samples = [_spread(batch, share) for batch in batches]
-        _refuse_random(model, samples[0])
-        found = {_is_mean(model, function, sample) for sample in _mixed(samples)}
-    if len(found) > 1:
-        raise InputError("the loss function is a mean over some batches and a sum over others: make it one of the two")
-    return SampleSum(function, found.pop())
+    return _mixed([_spread(batch, share) for batch in batches])
+
+
+def _check_everywhere(model: nn.Module, loss: SampleSum, batches: Batches) -> None:
+    """Go once through all the data, since what breaks the sum may be rare: a heavy class, an ignored target."""
+    for batch in batches:
+        pieces, outputs = list(batch.pieces(PIECE)), []
+        for number, piece in enumerate(pieces):
+            outputs.append(call(model, piece.inputs))
+            if not isinstance(outputs[-1], Tensor) or outputs[-1].ndim == 0 or len(outputs[-1]) != piece.samples:
+                return  # outputs that cannot be put together row by row
+            if number + 1 == len(pieces) or sum(output.numel() for output in outputs) > MOST_OUTPUTS:
+                _compare(loss, pieces[number + 1 - len(outputs) : number + 1], outputs)
+                outputs = []
+
+
+def _compare(loss: SampleSum, pieces: list[Batch], outputs: list[Tensor]) -> None:
+    if len(pieces) == 1:
+        return
+    parts = [loss(output, piece) for output, piece in zip(outputs, pieces, strict=True)]
+    together, whole = float(sum(parts)), loss(torch.cat(outputs), join_batches(pieces))
+    tolerance = (1e-4 if whole.dtype == torch.float32 else 1e-9) * (1e-30 + sum(abs(float(part)) for part in parts))
+    if not abs(float(whole) - together) <= tolerance:
+        count = sum(piece.samples for piece in pieces)
+        each = [float(loss.function(output, piece.targets)) for output, piece in zip(outputs, pieces, strict=True)]
+        raise _neither(
+            count, float(loss.function(torch.cat(outputs), join_batches(pieces).targets)), together / count, sum(each)
+        )
 
 
 def _spread(batch: Batch, count: int) -> Batch:
@@ -63,10 +106,14 @@ def _is_mean(model: nn.Module, function: LossFunction, batch: Batch) -> bool:
         raise InputError(
             "the loss is zero wherever it was tried, so that a mean and a sum are the same: start elsewhere"
         )
-    raise InputError(
-        f"the loss of {batch.samples} samples is {values.whole:.6g}, neither the mean ({values.mean:.6g}) nor the sum "
-        f"({values.sum:.6g}) of its parts: a mean or sum over samples is needed (class weights, ignore_index and batch "
-        "statistics break it; normalize by hand with reduction='sum')"
+    raise _neither(batch.samples, values.whole, values.mean, values.sum)
+
+
+def _neither(samples: int, whole: float, mean: float, total: float) -> InputError:
+    return InputError(
+        f"the loss of {samples} samples is {whole:.6g}, neither the mean ({mean:.6g}) nor the sum ({total:.6g}) of its "
+        "parts: a mean or sum over samples is needed (class weights, ignore_index and batch statistics break it; "
+        "normalize by hand with reduction='sum')"
     )
 
 
@@ -84,8 +131,9 @@ class _trial:  # noqa: N801 - a record of five numbers, made in one go
             outputs = call(model, chosen.inputs)
             if spread and isinstance(outputs, Tensor):
                 outputs = outputs + noise[index].to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
-            self.single = any(tensor.dtype == torch.float32 for tensor in all_tensors(outputs))
-            return _scalar(function(outputs, chosen.targets))
+            value = function(outputs, chosen.targets)
+            self.single = isinstance(value, Tensor) and value.dtype != torch.float64
+            return _scalar(value)
 
         self.whole, self.twice = loss(everything), loss(torch.cat([everything, everything]))
         values = [loss(part) for part in parts]

@@ -52,7 +52,7 @@ def plan_chunks(build: Builder, batches: Batches, known: Sequence[Tensor], size:
     require(work(1), budget, "the graph of one sample in each thread", remedy)
     target = (CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) - fixed) // max(per_sample, 1)
     fits = ((budget // 2 - vectors) // (2 * workers) - fixed) // max(per_sample, 1)
-    chunk = _evenly(batches.samples, max(1, min(target, fits)), workers)
+    chunk = _evenly(max(batches.sizes), max(1, min(target, fits)), workers)  # no chunk spans two batches
     return Plan(chunk, fixed + chunk * per_sample, budget - work(chunk))
 
 

@@ -114,6 +114,9 @@ class TwoLayerLoss:
         hidden = positive_int(hidden, "hidden")
         shapes = {"W1": (X.shape[1], hidden), "b1": (hidden,), "W2": (hidden, classes), "b2": (classes,)}
         self.parameters = Parameters.of(shapes)
+        item = torch.empty(0, dtype=self.dtype).element_size()
+        needed, remedy = self.parameters.size * item, "use fewer hidden units or classes"
+        require(needed, resolve_budget(max_memory, self.device), "one vector of the parameters", remedy)
         self._data_sha256 = sha256_of(X, t)
         self._chunks: list[Chunk] = [chunk.to(self.device, self.dtype) for chunk in chunks(X, t)]
 
@@ -223,9 +226,11 @@ class TwoLayerLoss:
     def _check_memory(self) -> None:
         """Refuse before anything is taken: what is kept for each sample, and one chunk's share of a product."""
         hidden, classes = self.parameters["W2"].shape
+        classes += -classes % products.LANES
         item = torch.empty(0, dtype=self.dtype).element_size()
         kept = self.samples * (3 * hidden + 2 * classes) * item
-        working = worker_count(self.device) * (MOST_ROWS * (3 * hidden + 2 * classes) + self.parameters.size) * item
+        wide = products.WIDEST * (MOST_ROWS * (3 * hidden + 2 * classes) + self.parameters.size)
+        working = worker_count(self.device) * wide * item
         budget = resolve_budget(self.max_memory, self.device)
         remedy = "raise max_memory, or use fewer samples or hidden units"
         require(

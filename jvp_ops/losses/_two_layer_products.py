@@ -168,18 +168,17 @@ def product_sum(chunks: Sequence[LinearizedChunk], W2: Tensor, V: Tensor, d: int
     """Sum the product with V, shape (n, m), over all samples: k times H V, or k times G V."""
     (h, classes), wide_W2 = W2.shape, pad_classes(W2)
     c = wide_W2.shape[1]
-    groups = [_Directions.of(part, d, h, classes) for part in V.split(WIDEST, dim=1)]
-    sizes = [_Sums.size(group.m, d, h, c) for group in groups]
+    images = []
+    for part in V.split(WIDEST, dim=1):  # one group after another: each thread holds the sums of one
+        directions = _Directions.of(part, d, h, classes)
+        shape = (directions.m, d, h, c)
 
-    def parts(flat: Tensor) -> list[tuple[_Directions, _Sums]]:
-        return [(g, _Sums.of(part, g.m, d, h, c)) for g, part in zip(groups, flat.split(sizes), strict=True)]
+        def add(chunk: LinearizedChunk, flat: Tensor, directions: _Directions = directions) -> None:
+            _add_product(chunk, wide_W2, directions, _Sums.of(flat, directions.m, d, h, c))
 
-    def add(chunk: LinearizedChunk, total: Tensor) -> None:
-        for group, sums in parts(total):
-            _add_product(chunk, wide_W2, group, sums)
-
-    total = accumulate(add, chunks, V.new_zeros(sum(sizes)))
-    return torch.cat([sums.gathered(group.m, d, h, c, classes) for group, sums in parts(total)], dim=1)
+        total = accumulate(add, chunks, V.new_zeros(_Sums.size(*shape)))
+        images.append(_Sums.of(total, *shape).gathered(*shape, classes))
+    return torch.cat(images, dim=1)
 
 
 def _add_product(chunk: LinearizedChunk, W2: Tensor, V: _Directions, sums: _Sums) -> None:

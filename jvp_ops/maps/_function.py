@@ -64,7 +64,7 @@ class FunctionMap:
     def __call__(self, state: Tensor) -> Tensor:
         """Apply the map once."""
         with torch.no_grad():
-            return self._call(self._checked(state))
+            return self._call(self._checked(state).clone())
 
     def run(
         self,
@@ -86,6 +86,11 @@ class FunctionMap:
             frozen = self._checked(state).clone()
             leaf = frozen.clone().requires_grad_()
             image = self._call(leaf)
+            if not image.requires_grad:
+                raise InputError(
+                    "the function's result does not depend on the state by operations that autograd records: "
+                    "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
+                )
             push = push_forward([image], [leaf])
 
         def jvp(V: Tensor) -> Tensor:
@@ -108,6 +113,7 @@ class FunctionMap:
                 device=self.device,
                 symmetric=False,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+                in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)),
             )
         )
 
@@ -115,6 +121,10 @@ class FunctionMap:
         """Name the map, as a JSON-able dict; of code, the names and the compiled instructions."""
         shapes = {entry.name: entry.shape for entry in self.parameters}
         return {"map": "FunctionMap", "function": callable_identity(self.function), "shapes": shapes}
+
+    def _in_float64(self) -> "FunctionMap":
+        shapes = {entry.name: entry.shape for entry in self.parameters}
+        return FunctionMap(self.function, shapes=shapes, device=self.device, dtype=torch.float64)
 
     def _checked(self, state: Tensor) -> Tensor:
         return check_state(state, "state", size=self.parameters.size, dtype=self.dtype, device=self.device)
@@ -124,4 +134,6 @@ class FunctionMap:
         if not isinstance(image, Tensor) or image.shape != state.shape:
             shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise InputError(f"the function must return a tensor of shape {tuple(state.shape)}, not {shape}")
+        if image.dtype != state.dtype:
+            raise InputError(f"the function must return {state.dtype} as it is given, not {image.dtype}")
         return image

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jvp_ops._checks import finite_number
+from jvp_ops.errors import InputError
 from jvp_ops.losses import Loss
 from jvp_ops.maps._run import run
 from jvp_ops.operators import Affine, JacobianOperator, Linearization, Panels
@@ -48,6 +49,8 @@ class GradientDescent:
     """
 
     def __init__(self, loss: Loss, lr: float, *, weight_decay: float = 0.0) -> None:
+        if not callable(getattr(loss, "gradient", None)):
+            raise InputError(f"loss must be a loss such as TwoLayerLoss or ModelLoss, not {type(loss).__name__}")
         self.loss = loss
         self.lr = finite_number(lr, "lr", least=0)
         self.weight_decay = finite_number(weight_decay, "weight_decay", least=0)

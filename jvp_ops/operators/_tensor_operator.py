@@ -218,17 +218,18 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             return part.dense(out=out, dtype=dtype, max_memory=max_memory, progress=progress, resume=resume)
         stored = self.torch_dtype if dtype is None else resolve_dtype(dtype)
         counted = replace(self.linearization, apply=self.apply, adjoint=self.apply_adjoint)
-        if out is None:
-            return assemble(counted, dtype=stored, max_memory=max_memory, progress=progress)
-        return assemble_into(
-            counted,
-            out,
-            dtype=stored,
-            fingerprint=fingerprint(self.identity()),
-            max_memory=max_memory,
-            progress=progress,
-            resume=resume,
-        )
+        with torch.inference_mode(False), torch.no_grad():
+            if out is None:
+                return assemble(counted, dtype=stored, max_memory=max_memory, progress=progress)
+            return assemble_into(
+                counted,
+                out,
+                dtype=stored,
+                fingerprint=fingerprint(self.identity()),
+                max_memory=max_memory,
+                progress=progress,
+                resume=resume,
+            )
 
     def part(self, rows: Selection = None, cols: Selection = None) -> "TensorOperator":
         """Take some rows and columns, given as in `dense`, as an operator; by names it is a `block`."""

@@ -53,10 +53,33 @@ def save_run(
 
 
 def check_run_folder(folder: str | Path) -> None:
-    """Refuse a place that is taken, before any work is done for it."""
+    """Refuse a place that is taken."""
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists already and is not an empty folder: choose another place or remove it")
+    try:
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {target}: {error.strerror}; choose another place") from None
+    if taken or not target.name:
+        raise InputError(
+            f"{str(folder)!r} exists already and is not an empty folder: choose another place or remove it"
+        )
+
+
+def prepare_run_folder(folder: str | Path) -> None:
+    """Refuse a place that is taken or cannot be written, before any work is done for it."""
+    check_run_folder(folder)
+    parent = Path(folder).parent
+    made = [place for place in (parent, *parent.parents) if not place.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".jvp_ops"):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {folder}: {error.strerror}; choose another place") from None
+    finally:
+        for place in made:  # it is made again when there is something to put in
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
 
 
 def provenance(identity: Mapping[str, Any]) -> dict[str, Any]:
