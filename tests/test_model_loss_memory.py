@@ -203,3 +203,47 @@ def test_a_dropped_operator_of_the_two_layer_loss_is_freed_at_once(no_collector)
     references = [weakref.ref(A), weakref.ref(A.affine.base), weakref.ref(A.linearization)]
     del A
     assert all(reference() is None for reference in references)
+
+
+class Recurrent(nn.Module):
+    """A module whose graph grows with the length of its sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = x[:, 0]
+        for step in range(x.shape[1]):
+            Recurrent.steps += 1
+            h = torch.tanh(self.cell(h) + x[:, step])
+        return self.head(h)
+
+
+def test_longer_sequences_in_later_batches_are_kept_only_as_far_as_they_fit():
+    batches = [(numbers(5, 8, length, 4), torch.arange(8) % 3) for length in (2, 200, 200, 200)]
+    Recurrent.steps = 0
+    model = Recurrent().double()
+    full = jo.ModelLoss(model, mean_cross_entropy, batches)
+    H = full.hessian(full.initial())
+    v = numbers(6, H.shape[1])
+    Recurrent.steps = 0
+    expected = H.apply(v)
+    assert Recurrent.steps == 0
+    # a long sample's graph takes about 19 KB, a short one's 0.2 KB: by the first batch alone, all would be kept
+    tight = jo.ModelLoss(model, mean_cross_entropy, batches, max_memory=300_000)
+    B = tight.hessian(tight.initial())
+    Recurrent.steps = 0
+    torch.testing.assert_close(B.apply(v), expected, rtol=1e-12, atol=1e-15)
+    assert Recurrent.steps > 200  # some of the long ones were recorded anew
+
+
+def test_small_batches_of_a_loader_are_kept_as_well_as_tensors(model):
+    budget = 2**20
+    whole = jo.ModelLoss(model, mean_cross_entropy, (X, T), max_memory=budget)
+    loader = jo.ModelLoss(model, mean_cross_entropy, list(zip(X.split(4), T.split(4), strict=True)), max_memory=budget)
+    for loss in (whole, loader):
+        H = loss.hessian(loss.initial())
+        before = Watched.calls
+        H.apply(numbers(2, H.shape[1]))
+        assert Watched.calls == before

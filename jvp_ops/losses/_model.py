@@ -16,7 +16,7 @@ from jvp_ops.losses._batches import Batch, Batches
 from jvp_ops.losses._graphs import gauss_newton_graph, hessian_graph, refuse_concave
 from jvp_ops.losses._modules import bind, call, common_dtype, redraw, refuse_training_mode, trainable
 from jvp_ops.losses._reduction import find_reduction, spread_samples
-from jvp_ops.losses._streaming import Builder, Plan, Stream, plan_chunks
+from jvp_ops.losses._streaming import Builder, Plan, Stream
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
 from jvp_ops.store import callable_identity, module_identity, sha256_of
 
@@ -164,7 +164,7 @@ class ModelLoss:
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
         """Make the same loss in another dtype or on another device."""
         other = object.__new__(ModelLoss)
-        other.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_gradient_chunk"})
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_gradient_plan"})
         other.dtype = self.dtype if dtype is None else resolve_dtype(dtype)
         other.device = self.device if device is None else resolve_device(device)
         other._model = copy.deepcopy(self._model).to(other.device, other.dtype)
@@ -200,21 +200,21 @@ class ModelLoss:
         return 1 / self.samples if self._loss.is_mean else 1.0
 
     @cached_property
-    def _gradient_chunk(self) -> int:
+    def _gradient_plan(self) -> Plan:
         model, _ = self._bind(self.initial())
 
         def forward(batch: Batch) -> Any:
             return self._loss(call(model, batch.inputs), batch)
 
-        return self._plan(forward, model).chunk
+        return self._plan(forward, model)
 
     def _plan(self, build: Builder, model: nn.Module) -> Plan:
         known = [*model.parameters(), *model.buffers()]
         budget = resolve_budget(self.max_memory, self.device)
-        return plan_chunks(build, self._batches, known, self.parameters.size, budget)
+        return Plan(build, self._batches, known, self.parameters.size, budget)
 
     def _sum_over(self, add: Callable[[Batch, Tensor], None], total: Tensor) -> Tensor:
-        return Stream(self._batches, self._gradient_chunk).add_all(add, total) * self._scale
+        return Stream(self._batches, self._gradient_plan).add_all(add, total) * self._scale
 
     def _linearize(self, theta: Tensor, graph: Any, kind: str) -> Linearization:
         model, leaves = self._bind(theta)

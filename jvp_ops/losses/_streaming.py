@@ -1,7 +1,6 @@
 """How a data set is divided into chunks whose graphs fit the memory budget, and gone through."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,43 +16,69 @@ Builder = Callable[[Batch], Any]
 CHUNK_BYTES = {"cpu": 20 * 2**20, "cuda": 512 * 2**20}
 
 
-@dataclass(frozen=True)
 class Plan:
-    """How many samples make a chunk, and how many bytes may be kept in graphs at `chunk_bytes` for each."""
+    """How many samples make a chunk, and how many bytes its graph takes, for samples of each shape that is met.
 
-    chunk: int
-    chunk_bytes: int
-    keep_bytes: int
-
-
-def plan_chunks(build: Builder, batches: Batches, known: Sequence[Tensor], size: int, budget: int) -> Plan:
-    """Measure what graphs of few samples save, and divide the budget: work of the threads first, then graphs to keep.
+    Parameters
+    ----------
+    build : callable
+        Records the graph of a batch; that of few samples is measured.
+    batches : Batches
+        The data.
+    known : sequence of Tensor
+        Parameters and buffers, which are held anyway.
+    size : int
+        Of θ.
+    budget : int
+        Bytes in all: first for what the threads work on, the rest for graphs to keep.
 
     Raises
     ------
     MemoryBudgetError
-        The graph of one sample in each thread does not fit.
+        From `chunk`: the graph of one sample in each thread does not fit.
     """
-    batch = next(iter(batches))
-    device = known[0].device
-    few = min(batch.samples, 2)
-    more = min(batch.samples, 4)
-    bytes_few, bytes_more = (_saved_bytes(build, batch.rows(0, count), known) for count in (few, more))
-    per_sample = (bytes_more - bytes_few) // (more - few) if more > few else bytes_few
-    fixed = max(bytes_few - few * per_sample, 0)
-    workers = worker_count(device)
-    vectors = 2 * workers * size * known[0].element_size()
 
-    def work(samples: int) -> int:
+    def __init__(self, build: Builder, batches: Batches, known: Sequence[Tensor], size: int, budget: int) -> None:
+        self._build, self._known, self.budget = build, known, budget
+        self._largest_batch = max(batches.sizes)
+        self._device = known[0].device
+        self._workers = worker_count(self._device)
+        self._vectors = 2 * self._workers * size * known[0].element_size()
+        self._costs: dict[Any, tuple[int, int]] = {}
+
+    def bytes_of(self, batch: Batch) -> int:
+        """Estimate the graph of a batch."""
+        fixed, per_sample = self._cost(batch)
+        return fixed + batch.samples * per_sample
+
+    def chunk(self, batch: Batch) -> int:
+        """Say how many samples of this shape make a chunk."""
+        fixed, per_sample = self._cost(batch)
+        remedy = "raise max_memory, or use a smaller model"
+        require(self._work(fixed + per_sample), self.budget, "the graph of one sample in each thread", remedy)
+        target = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
+        fits = (self.budget // 2 - self._vectors) // (2 * self._workers)
+        most = (min(target, fits) - fixed) // max(per_sample, 1)
+        return _evenly(max(batch.samples, self._largest_batch), max(1, most), self._workers)
+
+    def room(self, batch: Batch) -> int:
+        """Say how many bytes of graphs may be kept beside the work on chunks of this shape."""
+        fixed, per_sample = self._cost(batch)
+        return self.budget - self._work(fixed + min(self.chunk(batch), batch.samples) * per_sample)
+
+    def _work(self, chunk_bytes: int) -> int:
         """Count what the threads hold: a chunk's graph each, and as much again while it goes backward."""
-        return 2 * workers * (fixed + samples * per_sample) + vectors
+        return 2 * self._workers * chunk_bytes + self._vectors
 
-    remedy = "raise max_memory, or use a smaller model"
-    require(work(1), budget, "the graph of one sample in each thread", remedy)
-    target = (CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) - fixed) // max(per_sample, 1)
-    fits = ((budget // 2 - vectors) // (2 * workers) - fixed) // max(per_sample, 1)
-    chunk = _evenly(max(batches.sizes), max(1, min(target, fits)), workers)  # no chunk spans two batches
-    return Plan(chunk, fixed + chunk * per_sample, budget - work(chunk))
+    def _cost(self, batch: Batch) -> tuple[int, int]:
+        """Measure what graphs save: bytes in any case, and bytes a sample."""
+        shape = tuple(tensor.shape[1:] for tensor in batch.tensors)
+        if shape not in self._costs:
+            few, more = min(batch.samples, 2), min(batch.samples, 4)
+            bytes_few, bytes_more = (_saved_bytes(self._build, batch.rows(0, n), self._known) for n in (few, more))
+            per_sample = (bytes_more - bytes_few) // (more - few) if more > few else bytes_few // few
+            self._costs[shape] = (max(bytes_few - few * per_sample, 0), per_sample)
+        return self._costs[shape]
 
 
 def _evenly(samples: int, most: int, workers: int) -> int:
@@ -71,20 +96,23 @@ def _saved_bytes(build: Builder, batch: Batch, known: Sequence[Tensor]) -> int:
 class Stream:
     """All chunks of a data set in order: the first ones as recorded graphs, the others recorded anew each time."""
 
-    def __init__(self, batches: Batches, chunk: int, build: Builder | None = None) -> None:
-        self._batches, self._chunk, self._build = batches, chunk, build
+    def __init__(self, batches: Batches, plan: Plan, build: Builder | None = None) -> None:
+        self._batches, self._plan, self._build = batches, plan, build
         self.graphs: list[Any] = []
         self.complete = False
 
     @classmethod
     def linearize(cls, batches: Batches, build: Builder, plan: Plan) -> "Stream":
         """Go through the data once and record graphs until the budget is used up."""
-        stream = cls(batches, plan.chunk, build)
-        room = plan.keep_bytes // max(plan.chunk_bytes, 1)
-        for piece in stream._pieces():
-            if len(stream.graphs) >= room:
-                return stream
-            stream.graphs.append(build(piece))
+        stream = cls(batches, plan, build)
+        kept = 0
+        for batch in batches:
+            room = plan.room(batch)
+            for piece in batch.pieces(plan.chunk(batch)):
+                kept += plan.bytes_of(piece)
+                if kept > room:
+                    return stream
+                stream.graphs.append(build(piece))
         stream.complete = True
         return stream
 
@@ -105,11 +133,7 @@ class Stream:
     def add_all(self, add: Callable[[Batch, Tensor], None], total: Tensor, *, skip: int = 0) -> Tensor:
         """Add each chunk's share to `total`, a batch of the data at a time, but for the first `skip` chunks."""
         for batch in self._batches:
-            pieces = list(batch.pieces(self._chunk))
+            pieces = list(batch.pieces(self._plan.chunk(batch)))
             total = accumulate(add, pieces[skip:], total)
             skip = max(0, skip - len(pieces))
         return total
-
-    def _pieces(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            yield from batch.pieces(self._chunk)
