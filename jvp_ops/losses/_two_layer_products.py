@@ -112,7 +112,7 @@ class _Directions:
     """A few directions side by side, as the chunks' products want them; c is the padded number of classes."""
 
     m: int
-    V1: Tensor  # (d, m·h)
+    V1: Tensor | None  # (d, m·h); None where it is zero, which saves one of the two large products
     c1: Tensor  # (m·h,)
     V2: Tensor  # (h, m·c)
     V2t: Tensor  # (c, m·h)
@@ -122,10 +122,11 @@ class _Directions:
     def of(cls, V: Tensor, d: int, h: int, c: int) -> "_Directions":
         m = V.shape[1]
         V1, c1, V2, c2 = V.split([d * h, h, h * c, c])
+        wide_V1 = V1.reshape(d, h, m).transpose(1, 2).reshape(d, m * h) if bool(V1.any()) else None
         wide_V2 = pad_classes(V2.reshape(h, c, m).transpose(1, 2))  # (h, m, c)
         return cls(
             m,
-            V1.reshape(d, h, m).transpose(1, 2).reshape(d, m * h),
+            wide_V1,
             c1.mT.reshape(m * h),
             wide_V2.reshape(h, -1),
             wide_V2.permute(2, 1, 0).reshape(-1, m * h),
@@ -184,7 +185,10 @@ def product_sum(chunks: Sequence[LinearizedChunk], W2: Tensor, V: Tensor, d: int
 def _add_product(chunk: LinearizedChunk, W2: Tensor, V: _Directions, sums: _Sums) -> None:
     """Add one chunk's share of the product."""
     rows, m, (h, c) = len(chunk.Z), V.m, W2.shape
-    RA = torch.addmm(V.c1, chunk.inputs, V.V1.index_select(0, chunk.live)).view(rows, m, h)
+    if V.V1 is None:
+        RA = V.c1.view(1, m, h)
+    else:
+        RA = torch.addmm(V.c1, chunk.inputs, V.V1.index_select(0, chunk.live)).view(rows, m, h)
     RZ = RA * chunk.S[:, None, :]
     RB = torch.addmm(V.c2, chunk.Z, V.V2).view(rows * m, c).addmm_(RZ.view(rows * m, h), W2).view(rows, m, c)
     P = chunk.P[:, None, :]

@@ -22,14 +22,17 @@ WIDEST = 64  # unit vectors in one product
 BLOCK_BYTES = 128 * 2**20  # of one row block
 MOST_HELD = 2**30  # bytes of images of unit vectors held at once
 RowBlocks = list[tuple[int, int]]
-RowsOf = Callable[[int, int], Tensor]
+Fill = Callable[[int, int, Tensor], None]
 
 
 class Target(Protocol):
     """Where row blocks go, and come back from."""
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Give a place to put a row block in."""
+
     def write(self, start: int, rows: Tensor) -> None:
-        """Take rows from `start` on."""
+        """Keep what was put there."""
 
     def columns(self, before: int, first: int, last: int) -> Tensor:
         """Return columns `first` to `last` of the rows before `before`."""
@@ -37,18 +40,24 @@ class Target(Protocol):
 
 class _InMemory:
     def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
+        self._matrix = matrix
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._matrix[start:stop]
 
     def write(self, start: int, rows: Tensor) -> None:
-        self.matrix[start : start + len(rows)] = rows
+        """Do nothing: it is there already."""
 
     def columns(self, before: int, first: int, last: int) -> Tensor:
-        return self.matrix[:before, first:last]
+        return self._matrix[:before, first:last]
 
 
 class _InFile:
     def __init__(self, file: MatrixFile, like: Tensor) -> None:
         self._file, self._like = file, like
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._like.new_empty(stop - start, self._file.shape[1])
 
     def write(self, start: int, rows: Tensor) -> None:
         self._file.write(start, rows.cpu().numpy())
@@ -134,13 +143,14 @@ def _write(linearization: Linearization, target: Target, blocks: RowBlocks, *, p
     work = [(stop - start) * (linearization.columns.size - (start if panels else 0)) for start, stop in blocks]
     with progress_bar(sum(work), show=progress, description="dense", unit="entry") as bar:
         if panels is not None:
-            rows_of = _symmetric_rows(linearization, panels, target)
+            fill = _symmetric_rows(linearization, panels, target)
         elif _by_columns(linearization):
-            rows_of = _column_rows(linearization)
+            fill = _column_rows(linearization)
         else:
-            rows_of = _product_rows(linearization)
+            fill = _product_rows(linearization)
         for (start, stop), amount in zip(blocks, work, strict=True):
-            block = rows_of(start, stop)
+            block = target.rows(start, stop)
+            fill(start, stop, block)
             check_finite(block, f"the block of rows {start} to {stop}")
             target.write(start, block)
             bar.update(amount)
@@ -152,27 +162,27 @@ def _by_columns(linearization: Linearization) -> bool:
     return columns < rows and rows * columns * 8 <= MOST_HELD
 
 
-def _column_rows(linearization: Linearization) -> RowsOf:
+def _column_rows(linearization: Linearization) -> Fill:
     rows, columns = linearization.rows.size, linearization.columns.size
     images = torch.empty(rows, columns, dtype=linearization.dtype, device=linearization.device)
     for first, directions in unit_vectors(linearization, columns, 0, columns):
         images[:, first : first + directions.shape[1]] = linearization.apply(directions)
-    return lambda start, stop: images[start:stop]
+
+    def fill(start: int, stop: int, block: Tensor) -> None:
+        block.copy_(images[start:stop])
+
+    return fill
 
 
-def _product_rows(linearization: Linearization) -> RowsOf:
-    def rows_of(start: int, stop: int) -> Tensor:
-        block = torch.empty(
-            stop - start, linearization.columns.size, dtype=linearization.dtype, device=linearization.device
-        )
+def _product_rows(linearization: Linearization) -> Fill:
+    def fill(start: int, stop: int, block: Tensor) -> None:
         for first, directions in unit_vectors(linearization, linearization.rows.size, start, stop):
             block[first - start : first - start + directions.shape[1]] = linearization.adjoint(directions).mT
-        return block
 
-    return rows_of
+    return fill
 
 
-def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target) -> RowsOf:
+def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target) -> Fill:
     """Join what stands above (read back, transposed), the panel, and the few columns beside the panels."""
     size, n = panels.size, linearization.rows.size
     panel = panels.prepare()
@@ -182,13 +192,15 @@ def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target
     corner = beside[size:]
     beside[size:] = (corner + corner.mT) / 2  # as exactly symmetric as the rest
 
-    def rows_of(start: int, stop: int) -> Tensor:
+    def fill(start: int, stop: int, block: Tensor) -> None:
         if start >= size:
-            return beside[:, start - size : stop - size].mT
-        above = target.columns(start, start, stop).mT.to(beside.dtype)
-        return torch.cat([above, panel(start, stop), beside[start:stop]], 1)
+            block.copy_(beside[:, start - size : stop - size].mT)
+            return
+        block[:, :start] = target.columns(start, start, stop).mT
+        block[:, start:size] = panel(start, stop)
+        block[:, size:] = beside[start:stop]
 
-    return rows_of
+    return fill
 
 
 def unit_vectors(linearization: Linearization, size: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
