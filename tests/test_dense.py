@@ -1,5 +1,7 @@
 """Dense assembly: structured against products against automatic differentiation, selections, memory, symmetry."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -242,3 +244,29 @@ def test_both_ends_found_matrix_free_are_those_of_the_full_spectrum_with_the_exa
     assert (np.abs(mu - 1) < 1e-14).sum() >= predicted
     h = np.sort(np.abs(jo.eigenpairs(loss.hessian(theta), 310, "LA", method="dense").values))
     assert h[predicted - 1] < 1e-13 < h[predicted]
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_the_full_spectrum_of_a_reduced_reference_problem_is_what_is_found_matrix_free(monkeypatch):
+    """All of MNIST, pooled to 7 × 7 pixels, with 20 hidden units: n = 1,210."""
+    if "JVP_OPS_DATA" not in os.environ:
+        pytest.skip("set JVP_OPS_DATA to the folder with MNIST")
+    data = jo.load_mnist()
+    inputs = data.images.reshape(60_000, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(60_000, 49) / 255
+    loss = jo.TwoLayerLoss(inputs, data.labels, hidden=20, dtype="float64")
+    f = jo.GradientDescent(loss, lr=0.1)
+    Df = f.jacobian(f.run(loss.initial(rng=0), steps=10))
+    assert Df.shape == (1210, 1210)
+    everything = jo.eigenpairs(Df, 1210, "SA", method="dense")
+    mu = everything.values
+    for which, expected in (("SA", mu[:6]), ("LA", mu[::-1][:4])):
+        pairs = jo.eigenpairs(Df, len(expected), which)
+        np.testing.assert_allclose(pairs.values, expected, atol=1e-9)
+        for value, bound in zip(pairs.values, pairs.bounds, strict=True):
+            assert np.abs(mu - value).min() <= bound + 1e-14
+    dead = int((inputs.max(axis=0) == 0).sum())
+    predicted = dead * 20 + 20 + 1
+    h = np.sort(np.abs(everything.hessian_values))
+    assert h[predicted - 1] < 1e-15 < 1e-13 < h[predicted], h[predicted - 2 : predicted + 2]
+    assert jo.inertia(Df.dense(), shift=float(mu[4] + mu[5]) / 2).below == 5
