@@ -44,6 +44,19 @@ def test_a_block_is_written_and_json_tells_the_figure_of_the_check(capsys):
     np.testing.assert_array_equal(np.load(record["file"]), expected(("W1", "b2")).astype(np.float64))
 
 
+def test_a_wrong_file_is_told_by_the_exit_status(capsys, monkeypatch):
+    original = _dense.MatrixFile.write
+
+    def write(self, start, rows):
+        rows = rows.copy()
+        rows[-1] = np.roll(rows[-1], 1)
+        original(self, start, rows)
+
+    monkeypatch.setattr(_dense.MatrixFile, "write", write)
+    assert main(SMALL) == 1
+    assert "is wrong: a relative error of" in capsys.readouterr().err
+
+
 def test_control_c_keeps_the_partial_file_and_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr(_dense, "BLOCK_BYTES", 20_000)
     original, count = _dense.MatrixFile.write, 0

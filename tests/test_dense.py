@@ -180,6 +180,46 @@ def test_nan_in_a_panel_is_named(digits):
         TensorOperator(replace(H.linearization, panels=broken)).dense()
 
 
+def test_a_symmetric_matrix_without_panels_is_exactly_symmetric(small_blocks):
+    M = numbers(9, 40, 40).float()
+    M = M @ M.mT
+    loss = jo.FunctionLoss(lambda x: torch.sin(M @ x).sum(), size=40)
+    A = loss.hessian(loss.initial()).dense()
+    assert torch.equal(A, A.mT)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64])
+def test_indices_of_any_integer_type_are_taken(digits, dtype):
+    loss, theta = digits
+    H = loss.hessian(theta)
+    close(H.dense(rows=np.array([60, 100], dtype=dtype), cols=[3]), H.dense()[[60, 100]][:, [3]])
+
+
+@pytest.mark.parametrize("selection", [slice(400, 500), slice(5, 2), slice(None, None, 0), slice(1.5, 2)])
+def test_slices_that_hold_nothing_are_refused(digits, selection):
+    loss, theta = digits
+    with pytest.raises(jo.InputError, match="rows"):
+        loss.hessian(theta).dense(rows=selection)
+
+
+def test_negative_steps_go_backwards(digits):
+    loss, theta = digits
+    H = loss.hessian(theta)
+    close(H.dense(rows=slice(9, 0, -2), cols="b2"), H.block("*", "b2").dense()[torch.arange(9, 0, -2)])
+
+
+def test_an_error_in_the_hessian_is_not_hidden_by_the_identity(digits):
+    loss, theta = digits
+    Df = jo.GradientDescent(loss, lr=0.1).jacobian(theta)
+    assert jo.product_error(Df, Df.dense()) < 1e-12
+    assert jo.product_error(Df, torch.eye(310, dtype=torch.float64)) > 0.1
+
+
+def test_symmetry_error_of_nan_is_refused():
+    with pytest.raises(jo.NonFiniteError):
+        jo.symmetry_error(np.array([[1.0, np.nan], [0.0, 1.0]]))
+
+
 def test_symmetry_error_measures_what_it_says(tmp_path):
     S, K = numbers(2, 5, 5), numbers(3, 5, 5)
     S, K = S + S.mT, K - K.mT

@@ -179,6 +179,100 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("damage", ["longer", "shorter", "header"])
+def test_a_partial_file_of_another_size_or_header_is_refused(tmp_path, monkeypatch, damage):
+    interrupt(monkeypatch, tmp_path / "Df.npy", 2)
+    partial = tmp_path / "Df.npy.partial"
+    content = partial.read_bytes()
+    content = {"longer": content + bytes(8), "shorter": content[:-8], "header": content.replace(b"False", b"True ", 1)}
+    partial.write_bytes(content[damage])
+    with pytest.raises(jo.DataError, match=r"is not of the size .* with its header"):
+        operator().dense(out=tmp_path / "Df.npy", resume=True)
+    assert not (tmp_path / "Df.npy").exists()
+
+
+def test_another_number_of_threads_is_not_resumed(tmp_path, monkeypatch):
+    interrupt(monkeypatch, tmp_path / "Df.npy", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    with pytest.raises(jo.DataError, match="begun with another circumstances"):
+        operator().dense(out=tmp_path / "Df.npy", resume=True)
+
+
+def test_a_function_that_closes_over_another_number_is_not_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(_dense, "BLOCK_BYTES", 32)
+
+    def scaled(c):
+        return jo.FunctionMap(lambda x: x * c, size=8).jacobian(torch.zeros(8))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_dense.MatrixFile, "write", lambda *a: (_ for _ in ()).throw(StoppedError))
+        with pytest.raises(StoppedError):
+            scaled(1.0).dense(out=tmp_path / "J.npy")
+    with pytest.raises(jo.DataError, match="a product with it has changed"):
+        scaled(2.0).dense(out=tmp_path / "J.npy", resume=True)
+
+
+def test_two_writers_of_one_file_are_kept_apart(tmp_path, monkeypatch):
+    path = tmp_path / "Df.npy"
+    original = _dense.MatrixFile.write
+
+    def write(self, start, rows):
+        with pytest.raises(jo.InputError, match="another process is writing"):
+            original_dense(out=path, resume=True)
+        original(self, start, rows)
+
+    other = operator()
+    original_dense = other.dense
+    monkeypatch.setattr(_dense.MatrixFile, "write", write)
+    np.testing.assert_array_equal(operator().dense(out=path), operator().dense().numpy())
+
+
+def test_a_file_that_is_replaced_while_it_is_written_does_not_get_the_name(tmp_path, monkeypatch):
+    path, partial = tmp_path / "Df.npy", tmp_path / "Df.npy.partial"
+    original = _dense.MatrixFile.write
+
+    def write(self, start, rows):
+        original(self, start, rows)
+        partial.rename(tmp_path / "moved")
+        partial.write_bytes((tmp_path / "moved").read_bytes())
+
+    monkeypatch.setattr(_dense.MatrixFile, "write", write)
+    with pytest.raises(jo.DataError, match="removed or replaced"):
+        operator().dense(out=path)
+    assert not path.exists()
+
+
+def test_a_disk_that_fails_on_the_way_is_told_and_the_file_is_kept(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            _dense.MatrixFile,
+            "_create",
+            lambda self, make=_dense.MatrixFile._create: (
+                make(self),
+                patch.setattr(_dense.MatrixFile, "_write_manifest", fail),
+            ),
+        )
+        with pytest.raises(jo.DataError, match="No space left on device; it is kept: make room and resume"):
+            operator().dense(out=tmp_path / "Df.npy")
+    np.testing.assert_array_equal(operator().dense(out=tmp_path / "Df.npy", resume=True), operator().dense().numpy())
+
+
+def test_numbers_too_large_for_the_file_are_refused(tmp_path):
+    loss = jo.FunctionLoss(lambda x: 1e39 * (x**2).sum(), size=3, dtype="float64")
+    H = loss.hessian(loss.initial())
+    with pytest.raises(jo.NonFiniteError, match="the block of rows"):
+        H.dense(out=tmp_path / "H.npy", dtype="float32")
+    assert not (tmp_path / "H.npy").exists()
+
+
+def test_resume_without_a_file_is_refused():
+    with pytest.raises(jo.InputError, match="no out= names one"):
+        operator().dense(resume=True)
+
+
 KILLED = """
 import sys, time
 import jvp_ops as jo

@@ -4,11 +4,14 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from jvp_ops.cli._options import add_problem_options, load, show_progress, two_layer_loss
 from jvp_ops.errors import InputError
+
+WRONG = 1e4  # units of the last place: the identity's own rounding comes to a few hundred of them
 
 
 def add_parser(commands: Any) -> None:
@@ -33,6 +36,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, assemble, check, print."""
+    import numpy as np
+
     from jvp_ops._memory import format_bytes
     from jvp_ops.maps import GradientDescent
     from jvp_ops.operators import product_error
@@ -42,8 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     stem = "-".join(["Df", arguments.data, *(names or ())])
     out = Path(arguments.out or f"{stem}.npy")
     check_output(out)
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists() and not arguments.resume:
+        raise InputError(f"{partial} is there from an interrupted run: go on with --resume, or remove it")
     data = load(arguments)
     loss = two_layer_loss(data, arguments)
+    for name in names or ():
+        loss.parameters.find(name)
     f = GradientDescent(loss, lr=arguments.lr, weight_decay=arguments.weight_decay)
     bars = show_progress(arguments)
     theta = f.run(loss.initial(arguments.seed, scale=arguments.scale), steps=arguments.steps, progress=bars)
@@ -51,11 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
     operator = Df if names is None else Df.block(*names)
     began = time.perf_counter()
     try:
-        matrix = operator.dense(
-            out=out, dtype=arguments.store, max_memory=arguments.max_memory, progress=bars, resume=arguments.resume
-        )
+        with warnings.catch_warnings(record=True) as met:
+            warnings.simplefilter("always")
+            matrix = operator.dense(
+                out=out, dtype=arguments.store, max_memory=arguments.max_memory, progress=bars, resume=arguments.resume
+            )
+        for warning in met:
+            print(f"jvp-ops: warning: {warning.message}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"jvp-ops: interrupted; {out}.partial is kept: the same command with --resume goes on", file=sys.stderr)
+        kept = f"; {partial} is kept: the same command with --resume goes on" if partial.exists() else ""
+        print(f"jvp-ops: interrupted{kept}", file=sys.stderr)
         return 130
     seconds = time.perf_counter() - began
     error = product_error(operator, matrix)
@@ -67,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         rows, columns = matrix.shape
         print(f"{out}: {rows} × {columns}, {matrix.dtype}, {format_bytes(size)}, assembled in {seconds:.1f} s")
         print(f"against 4 random products: relative error {error:.1e}")
+    if not error < WRONG * max(np.finfo(matrix.dtype).eps, np.finfo(operator.dtype).eps):
+        print(f"jvp-ops: error: {out} is wrong: a relative error of {error:.1e} is more than rounding", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,7 +11,12 @@ def lapack(operator: TensorOperator, *, progress: bool) -> Approximation:
     """Find all eigenpairs in float64."""
     n = operator.shape[0]
     remedy = "use the matrix-free method, or a block"
-    require(4 * n * n * 8, free_bytes(operator.device), f"all eigenvectors of a {n} × {n} matrix", remedy)
+    require(
+        (6 if operator.symmetric else 12) * n * n * 8,
+        free_bytes(operator.device),
+        f"all eigenvectors of a {n} × {n} matrix",
+        remedy,
+    )
     matrix = operator.dense(progress=progress).double()
     if operator.symmetric:
         values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)

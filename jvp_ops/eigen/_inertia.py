@@ -49,7 +49,7 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inerti
     Raises
     ------
     InputError
-        It is not square.
+        It is not square, or not symmetric.
     NonFiniteError
         It holds NaN or Inf.
     MemoryBudgetError
@@ -57,8 +57,8 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inerti
 
     Notes
     -----
-    The computed L and D are exact for a matrix within about n·ε·‖A‖ of A − σI. The count is then right unless an
-    eigenvalue lies within that of the shift; `undecided` counts the pivots that small.
+    The computed L and D are exact for a matrix within about n·ε·‖A‖₁ of A − σI, ε of the matrix's own dtype, whose
+    entries are no more exact than that. `undecided` counts the pivots that small.
 
     References
     ----------
@@ -75,16 +75,19 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inerti
     n = matrix.shape[0] if matrix.ndim == 2 else -1
     if tuple(matrix.shape) != (n, n) or n == 0:
         raise InputError(f"inertia needs a square matrix, not one of shape {tuple(matrix.shape)}")
-    require(2 * n * n * 8, free_bytes(torch.device("cpu")), f"the factorization of a {n} × {n} matrix", "take a block")
+    require(4 * n * n * 8, free_bytes(torch.device("cpu")), f"the factorization of a {n} × {n} matrix", "take a block")
     plain = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else matrix
     copied = np.array(plain, dtype=np.float64, order="F")
     if not np.isfinite(copied).all():
         raise NonFiniteError("the matrix holds NaN or Inf")
+    size = float(np.abs(copied).sum(axis=0).max()) + abs(sigma)
+    last_place = float(np.finfo(plain.dtype).eps if plain.dtype == np.float32 else np.finfo(np.float64).eps)
+    if float(np.abs(copied - copied.T).max()) > n * last_place * size:
+        raise InputError("inertia needs a symmetric matrix: the two triangles differ by more than rounding")
     copied[np.diag_indices(n)] -= sigma
-    size = float(np.abs(copied).sum(axis=0).max())
     factor, pivots, _ = scipy.linalg.lapack.dsytrf(copied, lower=1, overwrite_a=1)
     values = _pivot_eigenvalues(factor, pivots)
-    least = n * np.finfo(np.float64).eps * size
+    least = n * last_place * size
     above, below = int((values > least).sum()), int((values < -least).sum())
     return Inertia(sigma, above, below, n - above - below)
 

@@ -102,6 +102,8 @@ def eigenpairs(
     began = time.perf_counter()
     k, which = _checked_request(operator, k, which, method)
     asked = min(k + 1, operator.shape[0] - 1) if which == "BE" and k % 2 else k  # the odd one is of the mapped end
+    if max_products is not None and method == "dense":
+        raise InputError("max_products is a budget of the matrix-free method; method='dense' takes as many as columns")
     if max_products is not None:
         least = basis_size(operator.shape[0], asked) + 1
         if positive_int(max_products, "max_products") < least:

@@ -4,7 +4,7 @@ A symmetric matrix with panels (see `Panels`) is built from its upper triangle: 
 the rows above it. Any other matrix is built from wide products with unit vectors, from the side with fewer of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -84,6 +84,7 @@ def assemble_into(
     *,
     dtype: torch.dtype,
     fingerprint: str,
+    probe: Sequence[float],
     max_memory: int | str | None,
     progress: bool,
     resume: bool,
@@ -97,10 +98,16 @@ def assemble_into(
         dtype=numpy_dtype(dtype),
         blocks=row_blocks(linearization),
         fingerprint=fingerprint,
+        circumstances={
+            "threads": torch.get_num_threads(),
+            "device": linearization.device.type,
+            "torch": torch.__version__,
+        },
+        probe=probe,
         resume=resume,
     )
     try:
-        like = torch.empty(0, dtype=linearization.dtype, device=linearization.device)
+        like = torch.empty(0, dtype=dtype, device=linearization.device)
         _write(linearization, _InFile(file, like), file.missing(), progress=progress)
         whole = file.finish()
     finally:
@@ -147,7 +154,7 @@ def _write(linearization: Linearization, target: Target, blocks: RowBlocks, *, p
         elif _by_columns(linearization):
             fill = _column_rows(linearization)
         else:
-            fill = _product_rows(linearization)
+            fill = _product_rows(linearization, target)
         for (start, stop), amount in zip(blocks, work, strict=True):
             block = target.rows(start, stop)
             fill(start, stop, block)
@@ -174,10 +181,16 @@ def _column_rows(linearization: Linearization) -> Fill:
     return fill
 
 
-def _product_rows(linearization: Linearization) -> Fill:
+def _product_rows(linearization: Linearization, target: Target) -> Fill:
+    """Multiply unit vectors for the rows; a symmetric matrix is made exactly so from what stands above."""
+
     def fill(start: int, stop: int, block: Tensor) -> None:
         for first, directions in unit_vectors(linearization, linearization.rows.size, start, stop):
             block[first - start : first - start + directions.shape[1]] = linearization.adjoint(directions).mT
+        if linearization.symmetric:
+            block[:, :start] = target.columns(start, start, stop).mT
+            corner = block[:, start:stop]
+            block[:, start:stop] = (corner + corner.mT) / 2
 
     return fill
 

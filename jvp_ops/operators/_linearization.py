@@ -137,14 +137,19 @@ def numbers_of(chosen: Any, size: int, name: str, device: torch.device) -> Tenso
     """Turn a slice or numbers into an index, and refuse what is out of range or there twice."""
     if chosen is None:
         return torch.arange(size, device=device)
-    if isinstance(chosen, slice):
-        return torch.arange(*chosen.indices(size), device=device)
     try:
+        if isinstance(chosen, slice):
+            chosen = range(*chosen.indices(size))
+            if not chosen:
+                raise InputError(f"{name} is a slice that holds none of the {size} there are")
         index = torch.as_tensor(chosen, dtype=torch.long if len(chosen) == 0 else None)
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool or index.is_complex():
+            raise TypeError
+        index = index.to(torch.long)
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError):
-        index = torch.empty(0, 0)
-    if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool or index.is_complex():
-        raise InputError(f"{name} must be parameter names, a slice or a list of integers, not {chosen!r}")
+        raise InputError(f"{name} must be parameter names, a slice or a list of integers, not {chosen!r}") from None
     if bool((index < 0).any() | (index >= size).any()):
         raise InputError(f"{name} must be 0 to {size - 1}; they run from {int(index.min())} to {int(index.max())}")
     if len(index.unique()) < len(index):

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from jvp_ops._checks import check_finite, check_tensor, numpy_dtype, resolve_dtype
+from jvp_ops._random import generator, normal
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.operators._dense import assemble, assemble_into
 from jvp_ops.operators._linearization import Affine, Linearization, Product, block_of, numbers_of, selection_of
@@ -216,6 +217,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         part = self.part(rows, cols)
         if part is not self:
             return part.dense(out=out, dtype=dtype, max_memory=max_memory, progress=progress, resume=resume)
+        if resume and out is None:
+            raise InputError("resume=True goes on with a file, but no out= names one")
         stored = self.torch_dtype if dtype is None else resolve_dtype(dtype)
         counted = replace(self.linearization, apply=self.apply, adjoint=self.apply_adjoint)
         with torch.inference_mode(False), torch.no_grad():
@@ -226,10 +229,18 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
                 out,
                 dtype=stored,
                 fingerprint=fingerprint(self.identity()),
+                probe=self._probe(),
                 max_memory=max_memory,
                 progress=progress,
                 resume=resume,
             )
+
+    def _probe(self) -> list[float]:
+        """Compute four numbers from a product with a fixed direction: they see what no fingerprint does."""
+        random = generator(0)
+        v = normal(random, self.shape[1], dtype=self.torch_dtype, device=self.device)
+        image = self.linearization.apply(v[:, None])[:, 0].double()
+        return [float(part.sum()) for part in torch.tensor_split(image, 4)]
 
     def part(self, rows: Selection = None, cols: Selection = None) -> "TensorOperator":
         """Take some rows and columns, given as in `dense`, as an operator; by names it is a `block`."""

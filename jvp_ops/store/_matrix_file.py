@@ -5,11 +5,12 @@ is computed, and the sha256 of each block that is finished. A resumed file has t
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from numpy.typing import NDArray
 
 from jvp_ops._memory import format_bytes
 from jvp_ops.errors import DataError, InputError, MemoryBudgetError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 Blocks = Sequence[tuple[int, int]]
 
@@ -35,6 +41,10 @@ class MatrixFile:
         The row blocks that it is written in.
     fingerprint : str
         Of what is computed; a partial file of another is refused.
+    circumstances : mapping
+        What the last bits depend on (threads, device, versions); a partial file made under others is refused.
+    probe : sequence of float
+        A few numbers computed from the matrix, for what no fingerprint sees; a partial file with others is refused.
     resume : bool
         Go on with a partial file where there is one.
 
@@ -56,6 +66,8 @@ class MatrixFile:
         dtype: "np.dtype[Any]",
         blocks: Blocks,
         fingerprint: str,
+        circumstances: Mapping[str, Any],
+        probe: Sequence[float],
         resume: bool,
     ) -> None:
         self.path = Path(path)
@@ -65,11 +77,18 @@ class MatrixFile:
         self._blocks = [(int(start), int(stop)) for start, stop in blocks]
         self._head: dict[str, Any] = {
             "fingerprint": fingerprint,
+            "circumstances": dict(circumstances),
             "shape": list(shape),
             "dtype": self.dtype.str,
             "blocks": [list(block) for block in self._blocks],
         }
+        self._probe = [float(value) for value in probe]
         self._checksums: list[str | None] = [None] * len(blocks)
+        header = io.BytesIO()
+        fields = {"descr": self.dtype.str, "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(header, fields)
+        self._header = header.getvalue()
+        self._size = len(self._header) + shape[0] * shape[1] * self.dtype.itemsize
         check_output(self.path)
         if self.partial.exists() and not resume:
             raise InputError(f"{self.partial} is there from an interrupted run: resume it (resume=True), or remove it")
@@ -77,6 +96,7 @@ class MatrixFile:
             self._checksums = self._read_manifest()
         else:
             self._check_disk()
+            self._create()
         self._handle = self._open()
         try:
             self._verify()
@@ -92,18 +112,27 @@ class MatrixFile:
         """Write one block, then note its checksum; a block without one does not count."""
         block = np.ascontiguousarray(rows, dtype=self.dtype)
         number = self._blocks.index((start, start + len(block)))
-        self._handle.seek(self._offset(start))
-        self._handle.write(block.data)
-        self._handle.flush()
-        self._checksums[number] = hashlib.sha256(block.data).hexdigest()
-        self._write_manifest()
+        try:
+            self._handle.seek(self._offset(start))
+            self._handle.write(block.data)
+            self._handle.flush()
+            self._checksums[number] = hashlib.sha256(block.data).hexdigest()
+            self._write_manifest()
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.partial}: {error.strerror}; it is kept: make room and resume"
+            ) from None
 
     def columns(self, before: int, first: int, last: int) -> NDArray[Any]:
         """Read columns `first` to `last` of the rows before `before`."""
         part = np.empty((before, last - first), dtype=self.dtype)
         offset, length = self._offset(0) + first * self.dtype.itemsize, self.shape[1] * self.dtype.itemsize
+        wanted = (last - first) * self.dtype.itemsize
         for row in range(before):
-            os.preadv(self._handle.fileno(), [part[row].data], offset + row * length)
+            content = os.pread(self._handle.fileno(), wanted, offset + row * length)
+            if len(content) != wanted:
+                raise DataError(f"{self.partial} became shorter while it was written: another program changed it")
+            part[row] = np.frombuffer(content, dtype=self.dtype)
         return part
 
     def finish(self) -> Path:
@@ -111,29 +140,48 @@ class MatrixFile:
         if self.missing():
             raise DataError(f"{self.partial} is not whole: blocks {self.missing()} are missing")
         os.fsync(self._handle.fileno())
-        self.close()
+        if not self.partial.exists() or not os.path.samestat(os.fstat(self._handle.fileno()), self.partial.stat()):
+            raise DataError(f"{self.partial} was removed or replaced while it was written: begin again")
         os.replace(self.partial, self.path)
+        self.close()
         return self.path
 
     def close(self) -> None:
         """Close the file and keep it as it is."""
         self._handle.close()
 
-    def _open(self) -> Any:
+    def _create(self) -> None:
+        """Make the manifest, then the file with its header and room for all rows; it gets its name last."""
+        new = self.partial.with_name(self.partial.name + ".new")
         try:
-            if not self.partial.exists():
-                with self.partial.open("wb") as new:
-                    header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
-                    np.lib.format.write_array_header_1_0(new, header)
-                    new.truncate(new.tell() + self.shape[0] * self.shape[1] * self.dtype.itemsize)
-                self._write_manifest()
-            return self.partial.open("r+b")
+            self._write_manifest()
+            with new.open("wb") as handle:
+                handle.write(self._header)
+                handle.flush()
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle.fileno(), 0, self._size)  # the disk cannot fill up on the way
+                handle.truncate(self._size)
+            os.link(new, self.partial)  # fails where another process was faster
         except OSError as error:
             raise InputError(f"cannot write {self.partial}: {error.strerror}; choose another place") from None
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _open(self) -> Any:
+        try:
+            handle = self.partial.open("r+b")
+        except OSError as error:
+            raise InputError(f"cannot write {self.partial}: {error.strerror}; choose another place") from None
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            raise InputError(f"another process is writing {self.partial}: wait for it, or name another file") from None
+        return handle
 
     def _offset(self, row: int) -> int:
-        total = self.partial.stat().st_size
-        return total - (self.shape[0] - row) * self.shape[1] * self.dtype.itemsize
+        return len(self._header) + row * self.shape[1] * self.dtype.itemsize
 
     def _check_disk(self) -> None:
         needed = self.shape[0] * self.shape[1] * self.dtype.itemsize
@@ -157,16 +205,20 @@ class MatrixFile:
         for name, value in self._head.items():
             if head.get(name) != value:
                 raise DataError(
-                    f"{self.partial} was begun with another {name} (state, data, hyper-parameters or options differ): "
-                    "resume with the same ones, or remove it"
+                    f"{self.partial} was begun with another {name} ({head.get(name)}, now {value}): "
+                    "resume with what it was begun with, or remove it"
                 )
+        scale = max(map(abs, self._probe), default=0.0)
+        if not np.allclose(manifest.get("probe", []), self._probe, rtol=1e-4, atol=1e-6 * scale):
+            raise DataError(f"{self.partial} was begun with another matrix: a product with it has changed; remove it")
         return list(checksums)
 
     def _verify(self) -> None:
         """Read every finished block again, and do over what is damaged."""
-        size, least = self.partial.stat().st_size, self.shape[0] * self.shape[1] * self.dtype.itemsize
-        if not least < size <= least + 4096:
-            raise DataError(f"{self.partial} is not of the size {least} bytes and a header, but {size}: remove it")
+        size = self.partial.stat().st_size
+        self._handle.seek(0)
+        if size != self._size or self._handle.read(len(self._header)) != self._header:
+            raise DataError(f"{self.partial} is not of the size {self._size} with its header, but of {size}: remove it")
         for number, (start, stop) in enumerate(self._blocks):
             if self._checksums[number] is None:
                 continue
@@ -179,18 +231,22 @@ class MatrixFile:
 
     def _write_manifest(self) -> None:
         new = self.manifest.with_name(self.manifest.name + ".new")
-        new.write_text(json.dumps({"head": self._head, "checksums": self._checksums}))
+        new.write_text(json.dumps({"head": self._head, "probe": self._probe, "checksums": self._checksums}))
         os.replace(new, self.manifest)
 
 
 def check_output(path: str | Path) -> None:
     """Refuse a place where no new file can be written, before any work is done for it."""
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target} is a folder: name a file in it")
-    if target.exists():
-        raise InputError(f"{target} exists already: choose another name or remove it")
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: there is no folder {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"cannot write {target}: the folder {target.parent} is not writable")
+    try:
+        target = Path(path)
+        if target.is_dir():
+            raise InputError(f"{target} is a folder: name a file in it")
+        if target.exists():
+            raise InputError(f"{target} exists already: choose another name or remove it")
+        if not target.parent.is_dir():
+            raise InputError(f"cannot write {target}: there is no folder {target.parent}")
+        if not os.access(target.parent, os.W_OK):
+            raise InputError(f"cannot write {target}: the folder {target.parent} is not writable")
+        target.with_name(target.name + ".manifest.json.new").exists()  # too long a name is an error
+    except (OSError, TypeError) as error:
+        raise InputError(f"cannot write {path!r}: {error}; choose another place") from None
