@@ -195,3 +195,29 @@ def test_gauss_newton_of_several_outputs_is_refused():
     loss.hessian(loss.initial())
     with pytest.raises(jo.InputError, match="needs a model that returns one tensor, not tuple"):
         loss.gauss_newton(loss.initial())
+
+
+def test_what_breaks_the_sum_is_found_however_rare_it_is():
+    X, T = numbers(1, 4000, 3), torch.arange(4000) % 2
+    T[[1234, 3456]] = 2
+    heavy = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, 500.0]).double())
+    with pytest.raises(jo.InputError, match="neither the mean"):
+        loss_of(LINEAR, heavy, (X, T))
+    T[[1234, 3456]] = -100
+    with pytest.raises(jo.InputError, match="neither the mean"):
+        loss_of(LINEAR, nn.CrossEntropyLoss(), (X, T))
+
+
+def test_a_loss_that_is_concave_only_for_later_samples_has_no_gauss_newton_matrix():
+    X, T = numbers(2, 1000, 3), torch.zeros(1000, 3).double()
+    T[64:] = 1.9
+    loss = loss_of(LINEAR, lambda z, t: torch.log1p((z - t) ** 2).mean(), (X, T))
+    with pytest.raises(jo.InputError, match="not convex"):
+        loss.gauss_newton(0 * loss.initial())
+
+
+def test_labels_that_the_model_has_no_output_for_are_refused_wherever_they_are():
+    X, T = numbers(3, 2000, 3), torch.arange(2000) % 3
+    T[1999] = 7
+    with pytest.raises(jo.InputError, match="do not run on the data: IndexError"):
+        loss_of(LINEAR, nn.CrossEntropyLoss(), (X, T))
