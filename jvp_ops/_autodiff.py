@@ -94,6 +94,17 @@ def add_columns(product: Callable[[Tensor], Tensor], V: Tensor, total: Tensor) -
         total[:, column] += product(V[:, column])
 
 
+def by_columns(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Turn the product of a square map with a vector into its product with the columns of a matrix."""
+
+    def apply(V: Tensor) -> Tensor:
+        total = torch.zeros_like(V)
+        add_columns(product, V, total)
+        return total
+
+    return apply
+
+
 class SavedBytes:
     """Count the bytes that autograd saves for a backward pass while it is active.
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import add_columns, gradients, pull_back, recording, twice_differentiable
+from jvp_ops._autodiff import by_columns, gradients, pull_back, recording, twice_differentiable
 from jvp_ops._checks import check_state, resolve_device, resolve_dtype
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
@@ -87,20 +87,12 @@ class FunctionLoss:
                 )
             slope = gradients(value, [leaf], differentiable=True)
 
-        def apply(V: Tensor) -> Tensor:
-            total = torch.zeros_like(V)
-            add_columns(lambda v: pull_back(slope, [leaf], [v])[0], V, total)
-            return total
-
         return HessianOperator(
-            Linearization(
-                apply=apply,
-                adjoint=apply,
-                rows=self.parameters,
-                columns=self.parameters,
-                dtype=self.dtype,
-                device=self.device,
-                symmetric=True,
+            Linearization.symmetric_of(
+                by_columns(lambda v: pull_back(slope, [leaf], [v])[0]),
+                self.parameters,
+                self.dtype,
+                self.device,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
                 in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)),
             )

@@ -232,14 +232,11 @@ class ModelLoss:
             with twice_differentiable(recurrent=self._recurrent):
                 return stream.product(V) * self._scale
 
-        return Linearization(
-            apply=apply,
-            adjoint=apply,
-            rows=self.parameters,
-            columns=self.parameters,
-            dtype=self.dtype,
-            device=self.device,
-            symmetric=True,
+        return Linearization.symmetric_of(
+            apply,
+            self.parameters,
+            self.dtype,
+            self.device,
             identity=lambda: {"at": sha256_of(frozen), **self.identity()},
             in_float64=lambda: getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64)),
         )

@@ -1,6 +1,7 @@
 """Whether a loss function is a mean or a sum over samples, found out by trying; what is neither is refused."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,15 +66,20 @@ def _check_everywhere(model: nn.Module, loss: SampleSum, batches: Batches) -> No
 def _compare(loss: SampleSum, pieces: list[Batch], outputs: list[Tensor]) -> None:
     if len(pieces) == 1:
         return
-    parts = [loss(output, piece) for output, piece in zip(outputs, pieces, strict=True)]
-    together, whole = float(sum(parts)), loss(torch.cat(outputs), join_batches(pieces))
-    tolerance = (1e-4 if whole.dtype == torch.float32 else 1e-9) * (1e-30 + sum(abs(float(part)) for part in parts))
-    if not abs(float(whole) - together) <= tolerance:
-        count = sum(piece.samples for piece in pieces)
-        each = [float(loss.function(output, piece.targets)) for output, piece in zip(outputs, pieces, strict=True)]
-        raise _neither(
-            count, float(loss.function(torch.cat(outputs), join_batches(pieces).targets)), together / count, sum(each)
-        )
+    joined, count = join_batches(pieces), sum(piece.samples for piece in pieces)
+    values = [float(loss.function(output, piece.targets)) for output, piece in zip(outputs, pieces, strict=True)]
+    mean = sum(value * piece.samples for value, piece in zip(values, pieces, strict=True)) / count
+    whole = loss.function(torch.cat(outputs), joined.targets)
+    weights = [piece.samples / count if loss.is_mean else 1.0 for piece in pieces]
+    expected = sum(value * weight for value, weight in zip(values, weights, strict=True))
+    size = sum(abs(value) * weight for value, weight in zip(values, weights, strict=True))
+    if not abs(float(whole) - expected) <= _tolerance(whole.dtype) * (1e-30 + size):
+        raise _neither(count, float(whole), mean, sum(values))
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Say how far, relatively, two ways of adding up one loss may differ by rounding."""
+    return 1e-9 if dtype == torch.float64 else 1e-4
 
 
 def _spread(batch: Batch, count: int) -> Batch:
@@ -89,10 +95,10 @@ def _mixed(samples: list[Batch]) -> list[Batch]:
 
 
 def _is_mean(model: nn.Module, function: LossFunction, batch: Batch) -> bool:
-    values = _trial(model, function, batch, spread=0.0)
+    values = _try(model, function, batch, spread=0.0)
     if values.whole == 0 == values.twice:  # a perfect fit tells nothing: look beside it
-        values = _trial(model, function, batch, spread=0.1)
-    tolerance = (1e-4 if values.single else 1e-9) * (1e-30 + abs(values.whole) + abs(values.sum))
+        values = _try(model, function, batch, spread=0.1)
+    tolerance = _tolerance(values.dtype) * (1e-30 + abs(values.whole) + abs(values.sum))
     if abs(values.whole - values.mean) <= tolerance and abs(values.twice - values.whole) <= tolerance < abs(
         values.whole
     ):
@@ -117,35 +123,41 @@ def _neither(samples: int, whole: float, mean: float, total: float) -> InputErro
     )
 
 
-class _trial:  # noqa: N801 - a record of five numbers, made in one go
-    """The loss of all samples, of two parts as their mean and sum, and of all samples twice."""
+@dataclass(frozen=True)
+class _Trial:
+    """The loss of all samples, of all samples twice, and of two parts as their mean and sum; and its dtype."""
 
-    def __init__(self, model: nn.Module, function: LossFunction, batch: Batch, *, spread: float) -> None:
-        everything = torch.arange(batch.samples)
-        cut = max(1, batch.samples // 3)  # in one piece: sorted classes then weigh differently in the two parts
-        parts = [part for part in (everything[:cut], everything[cut:]) if len(part)]
-        noise = torch.randn(batch.samples, generator=torch.Generator().manual_seed(0)) * spread
-
-        def loss(index: Tensor) -> float:
-            chosen = batch.take(index)
-            outputs = call(model, chosen.inputs)
-            if spread and isinstance(outputs, Tensor):
-                outputs = outputs + noise[index].to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
-            value = function(outputs, chosen.targets)
-            self.single = isinstance(value, Tensor) and value.dtype != torch.float64
-            return _scalar(value)
-
-        self.whole, self.twice = loss(everything), loss(torch.cat([everything, everything]))
-        values = [loss(part) for part in parts]
-        self.sum = sum(values)
-        self.mean = sum(value * len(part) for value, part in zip(values, parts, strict=True)) / batch.samples
+    whole: float
+    twice: float
+    mean: float
+    sum: float
+    dtype: torch.dtype
 
 
-def _scalar(value: Any) -> float:
+def _try(model: nn.Module, function: LossFunction, batch: Batch, *, spread: float) -> _Trial:
+    everything = torch.arange(batch.samples)
+    cut = max(1, batch.samples // 3)  # in one piece: sorted classes then weigh differently in the two parts
+    parts = [part for part in (everything[:cut], everything[cut:]) if len(part)]
+    noise = torch.randn(batch.samples, generator=torch.Generator().manual_seed(0)) * spread
+
+    def loss(index: Tensor) -> Tensor:
+        chosen = batch.take(index)
+        outputs = call(model, chosen.inputs)
+        if spread and isinstance(outputs, Tensor):
+            outputs = outputs + noise[index].to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
+        return _checked_scalar(function(outputs, chosen.targets))
+
+    whole, twice = loss(everything), loss(torch.cat([everything, everything]))
+    values = [float(loss(part)) for part in parts]
+    mean = sum(value * len(part) for value, part in zip(values, parts, strict=True)) / batch.samples
+    return _Trial(float(whole), float(twice), mean, sum(values), whole.dtype)
+
+
+def _checked_scalar(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"the loss function must return a scalar, not {shape}: use reduction='mean' or 'sum'")
-    return float(value)
+    return value
 
 
 def _refuse_random(model: nn.Module, batch: Batch) -> None:

@@ -114,7 +114,7 @@ class TwoLayerLoss:
         hidden = positive_int(hidden, "hidden")
         shapes = {"W1": (X.shape[1], hidden), "b1": (hidden,), "W2": (hidden, classes), "b2": (classes,)}
         self.parameters = Parameters.of(shapes)
-        item = torch.empty(0, dtype=self.dtype).element_size()
+        item = self.dtype.itemsize
         needed, remedy = self.parameters.size * item, "use fewer hidden units or classes"
         require(needed, resolve_budget(max_memory, self.device), "one vector of the parameters", remedy)
         self._data_sha256 = sha256_of(X, t)
@@ -200,14 +200,11 @@ class TwoLayerLoss:
             other, at = self.to(dtype=torch.float64), frozen.to(torch.float64)
             return other.gauss_newton(at) if gauss_newton else other.hessian(at)
 
-        return Linearization(
-            apply=apply,
-            adjoint=apply,
-            rows=self.parameters,
-            columns=self.parameters,
-            dtype=self.dtype,
-            device=self.device,
-            symmetric=True,
+        return Linearization.symmetric_of(
+            apply,
+            self.parameters,
+            self.dtype,
+            self.device,
             identity=lambda: {"at": sha256_of(frozen), **self.identity()},
             in_float64=in_float64,
             panels=self._panels(linearized, W2),
@@ -215,7 +212,7 @@ class TwoLayerLoss:
 
     def _panels(self, linearized: list[products.LinearizedChunk], W2: Tensor) -> Panels:
         d, h = self.parameters["W1"].shape
-        item = torch.empty(0, dtype=self.dtype).element_size()
+        item = self.dtype.itemsize
 
         def prepare() -> Callable[[int, int], Tensor]:
             block = InputPanels(linearized, W2, d)
@@ -227,7 +224,7 @@ class TwoLayerLoss:
         """Refuse before anything is taken: what is kept for each sample, and one chunk's share of a product."""
         hidden, classes = self.parameters["W2"].shape
         classes += -classes % products.LANES
-        item = torch.empty(0, dtype=self.dtype).element_size()
+        item = self.dtype.itemsize
         kept = self.samples * (3 * hidden + 2 * classes) * item
         wide = products.WIDEST * (MOST_ROWS * (3 * hidden + 2 * classes) + self.parameters.size)
         working = worker_count(self.device) * wide * item

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import add_columns, pull_back, push_forward, twice_differentiable
+from jvp_ops._autodiff import by_columns, pull_back, push_forward, twice_differentiable
 from jvp_ops._checks import check_state, resolve_device, resolve_dtype
 from jvp_ops.errors import InputError
 from jvp_ops.maps._run import run
@@ -93,20 +93,10 @@ class FunctionMap:
                 )
             push = push_forward([image], [leaf])
 
-        def jvp(V: Tensor) -> Tensor:
-            total = torch.zeros_like(V)
-            add_columns(lambda v: push([v])[0], V, total)
-            return total
-
-        def vjp(U: Tensor) -> Tensor:
-            total = torch.zeros_like(U)
-            add_columns(lambda u: pull_back([image], [leaf], [u])[0], U, total)
-            return total
-
         return JacobianOperator(
             Linearization(
-                apply=jvp,
-                adjoint=vjp,
+                apply=by_columns(lambda v: push([v])[0]),
+                adjoint=by_columns(lambda u: pull_back([image], [leaf], [u])[0]),
                 rows=self.parameters,
                 columns=self.parameters,
                 dtype=self.dtype,

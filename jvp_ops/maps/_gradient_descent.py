@@ -107,22 +107,18 @@ class GradientDescent:
         def apply(V: Tensor) -> Tensor:
             return torch.add(shift * V if self.weight_decay else V, curvature.apply(V), alpha=scale)
 
-        in_float64 = None
-        if curvature.in_float64 is not None:
-            in_float64 = lambda: GradientDescent(  # noqa: E731
-                self.loss.to(dtype=torch.float64), self.lr, weight_decay=self.weight_decay
-            ).jacobian(frozen.to(torch.float64))
+        def in_float64() -> JacobianOperator:
+            wide = GradientDescent(self.loss.to(dtype=torch.float64), self.lr, weight_decay=self.weight_decay)
+            return wide.jacobian(frozen.to(torch.float64))
+
         return JacobianOperator(
-            Linearization(
-                apply=apply,
-                adjoint=apply,
-                rows=self.parameters,
-                columns=self.parameters,
-                dtype=curvature.dtype,
-                device=curvature.device,
-                symmetric=True,
+            Linearization.symmetric_of(
+                apply,
+                self.parameters,
+                curvature.dtype,
+                curvature.device,
                 identity=lambda: {**self.identity(), "hessian": curvature.identity()},
-                in_float64=in_float64,
+                in_float64=None if curvature.in_float64 is None else in_float64,
                 affine=Affine(shift, scale, hessian),
                 panels=None if curvature.panels is None else _shifted(curvature.panels, shift, scale),
             )

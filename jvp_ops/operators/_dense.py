@@ -71,7 +71,7 @@ def assemble(
 ) -> Tensor:
     """Assemble the matrix in memory, on the operator's device."""
     rows, columns = linearization.rows.size, linearization.columns.size
-    item = torch.empty(0, dtype=dtype).element_size()
+    item = dtype.itemsize
     _check_memory(linearization, rows * columns * item, max_memory, f"a dense {rows} × {columns} matrix")
     matrix = torch.empty(rows, columns, dtype=dtype, device=linearization.device)
     _write(linearization, _InMemory(matrix), row_blocks(linearization), progress=progress)
@@ -117,7 +117,7 @@ def assemble_into(
 
 def row_blocks(linearization: Linearization) -> RowBlocks:
     """Divide the rows into blocks of bounded size; where there are panels, at their boundaries."""
-    rows, item = linearization.rows.size, torch.empty(0, dtype=linearization.dtype).element_size()
+    rows, item = linearization.rows.size, linearization.dtype.itemsize
     most = max(1, BLOCK_BYTES // max(linearization.columns.size * item, 1))
     panels = linearization.panels
     if panels is None:
@@ -131,7 +131,7 @@ def _divide(start: int, stop: int, most: int) -> RowBlocks:
 
 def _check_memory(linearization: Linearization, matrix: int, max_memory: int | str | None, what: str) -> None:
     """Refuse before anything is taken: the matrix, a row block or two, and what panels or products work on."""
-    item = torch.empty(0, dtype=linearization.dtype).element_size()
+    item = linearization.dtype.itemsize
     rows, columns = linearization.rows.size, linearization.columns.size
     working = min(WIDEST, rows) * (rows + columns) * item + 2 * min(BLOCK_BYTES, rows * columns * item)
     if linearization.panels is None and _by_columns(linearization):

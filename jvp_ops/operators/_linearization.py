@@ -88,6 +88,13 @@ class Linearization:
     affine: Affine | None = None
     panels: Panels | None = None
 
+    @classmethod
+    def symmetric_of(
+        cls, apply: Product, parameters: Parameters, dtype: torch.dtype, device: torch.device, **known: Any
+    ) -> "Linearization":
+        """Make the linearization of a symmetric map; `known` are the other fields."""
+        return cls(apply, apply, parameters, parameters, dtype, device, symmetric=True, **known)
+
 
 def block_of(whole: Linearization, rows: str | Sequence[str], columns: str | Sequence[str]) -> Linearization:
     """Cut the block of the named rows and columns out of a linearization."""
