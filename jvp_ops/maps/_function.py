@@ -61,8 +61,8 @@ class FunctionMap:
     def __repr__(self) -> str:
         return f"<FunctionMap of {self.parameters.size} numbers, {self.dtype}, {self.device}>"
 
-    def __call__(self, state: Tensor) -> Tensor:
-        """Apply the map once."""
+    def __call__(self, state: Tensor, step: int = 0) -> Tensor:
+        """Apply the map once; every `step` is the same."""
         with torch.no_grad():
             return self._call(self._checked(state).clone())
 
@@ -71,13 +71,14 @@ class FunctionMap:
         state: Tensor,
         *,
         steps: int,
+        first: int = 0,
         progress: bool = False,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Apply the map `steps` times and return the last state; as in `GradientDescent.run`."""
-        return run(self, state, steps=steps, progress=progress, callback=callback)
+        return run(self, state, steps=steps, first=first, progress=progress, callback=callback)
 
-    def jacobian(self, state: Tensor) -> JacobianOperator:
+    def jacobian(self, state: Tensor, step: int = 0) -> JacobianOperator:
         """Record the graph of f at a state once and return Df as an operator.
 
         ``apply`` is the jvp and ``apply_adjoint`` the vjp; each direction is one backward pass.

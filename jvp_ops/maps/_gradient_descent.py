@@ -64,8 +64,18 @@ class GradientDescent:
         """The layout of the state, which is θ."""
         return self.loss.parameters
 
-    def __call__(self, theta: Tensor) -> Tensor:
-        """Take one step: f(θ), shape (n,)."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the state."""
+        return self.loss.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state lives."""
+        return self.loss.device
+
+    def __call__(self, theta: Tensor, step: int = 0) -> Tensor:
+        """Take one step: f(θ), shape (n,); every `step` is the same."""
         gradient = self.loss.gradient(theta)  # which checks theta
         return (1 - self.lr * self.weight_decay) * theta - self.lr * gradient
 
@@ -74,6 +84,7 @@ class GradientDescent:
         theta: Tensor,
         *,
         steps: int,
+        first: int = 0,
         progress: bool = False,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
@@ -85,6 +96,8 @@ class GradientDescent:
             The start; not changed.
         steps : int
             How many.
+        first : int
+            The number of the first of them.
         progress : bool
             Show a progress bar.
         callback : callable, optional
@@ -95,9 +108,9 @@ class GradientDescent:
         NonFiniteError
             The state became NaN or Inf; the message says at which step.
         """
-        return run(self, theta, steps=steps, progress=progress, callback=callback)
+        return run(self, theta, steps=steps, first=first, progress=progress, callback=callback)
 
-    def jacobian(self, theta: Tensor) -> JacobianOperator:
+    def jacobian(self, theta: Tensor, step: int = 0) -> JacobianOperator:
         """Linearize at θ and return Df(θ) as an operator, its products formed in the loss's dtype."""
         hessian = self.loss.hessian(theta)
         frozen = theta.detach().clone()

@@ -11,19 +11,21 @@ from jvp_ops.errors import InputError, NonFiniteError
 
 
 def run(
-    step: Callable[[Tensor], Tensor],
+    step: Callable[[Tensor, int], Tensor],
     state: Tensor,
     *,
     steps: int,
+    first: int = 0,
     progress: bool,
     callback: Callable[[int, Tensor], None] | None,
 ) -> Tensor:
     """Apply `step` so many times; see the maps' ``run``."""
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
-        raise InputError(f"steps must be an integer of at least 0, not {steps!r}")
+    for name, count in (("steps", steps), ("first", first)):
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
+            raise InputError(f"{name} must be an integer of at least 0, not {count!r}")
     with progress_bar(steps, show=progress, description="training", unit="step") as bar:
         for number in range(1, steps + 1):
-            state = step(state)
+            state = step(state, first + number - 1)
             if not bool(torch.isfinite(state).all()):
                 raise NonFiniteError(
                     f"the state became NaN or Inf at step {number} of {steps}: the run diverges; a smaller lr may help"

@@ -1,0 +1,46 @@
+"""What every map offers, so that solvers and analyses need not know which one they have."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from jvp_ops.operators import JacobianOperator
+from jvp_ops.parameters import Parameters
+
+
+class Map(Protocol):
+    """A step f: state → state', which may depend on the number of the step (a schedule, a sequence of batches)."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """The layout of the state."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the state."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state lives."""
+
+    def __call__(self, state: Tensor, step: int = 0) -> Tensor:
+        """Take step number `step`: f(state), shape (n,)."""
+
+    def run(
+        self,
+        state: Tensor,
+        *,
+        steps: int,
+        first: int = 0,
+        progress: bool = False,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Take `steps` steps, the first of them number `first`, and return the last state."""
+
+    def jacobian(self, state: Tensor, step: int = 0) -> JacobianOperator:
+        """Linearize step number `step` at a state and return Df."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that f depends on, as a JSON-able dict."""
