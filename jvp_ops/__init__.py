@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from jvp_ops.data import load_digits as load_digits
     from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
     from jvp_ops.data import load_mnist as load_mnist
+    from jvp_ops.eigen import Cluster as Cluster
     from jvp_ops.eigen import Eigenpairs as Eigenpairs
     from jvp_ops.eigen import Inertia as Inertia
+    from jvp_ops.eigen import SolveStatus as SolveStatus
     from jvp_ops.eigen import eigenpairs as eigenpairs
     from jvp_ops.eigen import inertia as inertia
     from jvp_ops.losses import FunctionLoss as FunctionLoss
@@ -69,7 +71,9 @@ _HOME = {
     "load_digits": "jvp_ops.data",
     "load_fashion_mnist": "jvp_ops.data",
     "load_mnist": "jvp_ops.data",
+    "Cluster": "jvp_ops.eigen",
     "Eigenpairs": "jvp_ops.eigen",
+    "SolveStatus": "jvp_ops.eigen",
     "Inertia": "jvp_ops.eigen",
     "eigenpairs": "jvp_ops.eigen",
     "inertia": "jvp_ops.eigen",

@@ -3,6 +3,8 @@
 Every message says what was given, what was expected, and what to do.
 """
 
+from typing import Any
+
 __all__ = [
     "ConvergenceError",
     "DataError",
@@ -31,7 +33,16 @@ class MemoryBudgetError(JvpOpsError, MemoryError):
 
 
 class NonFiniteError(JvpOpsError, ArithmeticError):
-    """NaN or Inf was seen; the message names where."""
+    """NaN or Inf was seen; the message names where.
+
+    Attributes
+    ----------
+    partial
+        What a solver had found before a product failed, such as an `Eigenpairs`; None where nothing was.
+    """
+
+    partial: Any = None
+    found: Any = None  # a solver's own state, on its way to `partial`
 
 
 class ConvergenceError(JvpOpsError, RuntimeError):

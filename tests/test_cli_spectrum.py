@@ -74,11 +74,16 @@ def test_at_lr_zero_the_sharpness_is_still_that_of_the_hessian(capsys, lr):
     assert "at lr 0 the step is the identity" in capsys.readouterr().out
 
 
-def test_an_end_where_nothing_converges_leaves_the_other_standing(capsys):
+def test_an_end_that_does_not_converge_is_shown_with_wide_intervals(capsys):
     assert main(["spectrum", "--k", "4", "--steps", "5", "--max-products", "30"]) == 0
     printed = capsys.readouterr().out
-    assert "largest of Df, lowest of H: none of 4 eigenpairs (LA) converged" in printed
+    assert "the budget of max_products=30 ran out" in printed
     assert "sharpness" in printed
+
+
+def test_a_proof_of_completeness_is_shown(capsys):
+    assert main([*SMALL, "--prove"]) == 0
+    assert capsys.readouterr().out.count("none missed (proved)") == 2
 
 
 @pytest.mark.parametrize("words", [["--hidden", "x"], ["--data", "foo"], ["--bogus"]])
@@ -120,7 +125,7 @@ def test_a_terminal_without_greek_letters_does_not_end_a_run():
         (["--out", ""], "not an empty folder"),
         (["--device", "meta"], "not supported: use 'cpu' or 'cuda'"),
         (["--hidden", "1000000000000"], "one vector of the parameters needs"),
-        (["--max-products", "1"], "max_products=1 is too few: the solver's first pass alone takes 25"),
+        (["--max-products", "1"], "max_products=1 is too few: the first block alone takes 8"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(options, says, capsys, tmp_path):

@@ -105,34 +105,44 @@ def test_a_diagonal_block_is_mapped_too(digits_step):
 
 def test_residuals_are_those_of_the_operator_and_the_vectors(digits_step):
     f, theta, _ = digits_step
-    H = f.loss.hessian(theta)
-    pairs = jo.eigenpairs(H, 4, "LA")
-    X = pairs.vectors.double()
-    image = H.apply(pairs.vectors).double()
-    expected = torch.linalg.vector_norm(image - X * torch.from_numpy(pairs.values), dim=0)
+    H = f.loss.to(dtype="float64").hessian(theta.double())
+    pairs = jo.eigenpairs(H, 4, "LA", tol=1e-6)
+    X = pairs.vectors
+    expected = torch.linalg.vector_norm(H.apply(X) - X * torch.from_numpy(pairs.values), dim=0)
     np.testing.assert_allclose(pairs.residuals, expected.numpy(), rtol=1e-4)
-    assert pairs.vectors.dtype == torch.float32
+    assert jo.eigenpairs(f.loss.hessian(theta), 4, "LA").vectors.dtype == torch.float32
     np.testing.assert_allclose(torch.linalg.vector_norm(X, dim=0).numpy(), 1, atol=1e-6)
 
 
 def test_converged_is_not_claimed_under_the_rounding_level(digits_step):
     f, theta, _ = digits_step
-    pairs = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=1e-12)
+    pairs = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=1e-12, float64=False)
     assert not pairs.converged.any()
     assert pairs.rounding > 1e-9
+    assert pairs.stopped == "rounding"
     assert "rounding level" in pairs.notes[0]
+
+
+def test_a_float32_solve_goes_on_in_float64_to_a_tolerance_under_its_rounding(digits_step):
+    f, theta, h = digits_step
+    pairs = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=1e-12)
+    assert pairs.converged.all()
+    assert pairs.stopped == "converged"
+    assert pairs.float64_products > 0
+    np.testing.assert_allclose(pairs.values, h[::-1][:4], atol=1e-11)
+    assert (pairs.bounds < 1e-11).all()
 
 
 def test_a_float32_operator_does_not_chase_rounding_noise(digits_step):
     f, theta, _ = digits_step
-    strict = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=0)
-    loose = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=1e-6)
+    strict = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=0, float64=False)
+    loose = jo.eigenpairs(f.loss.hessian(theta), 4, "LA", tol=1e-6, float64=False)
     assert strict.products <= 2 * loose.products
 
 
 def test_the_rounding_of_float32_products_is_measured_against_float64(digits_step):
     f, theta, _ = digits_step
-    single = jo.eigenpairs(f.loss.hessian(theta), 2, "LA")
+    single = jo.eigenpairs(f.loss.hessian(theta), 2, "LA", float64=False)
     double = jo.eigenpairs(f.loss.to(dtype="float64").hessian(theta.double()), 2, "LA")
     assert 1e-8 < single.rounding < 1e-5
     assert double.rounding < 1e-13
@@ -147,9 +157,9 @@ def test_the_same_seed_gives_the_same_bits(digits_step):
 
 def test_what_has_converged_survives_a_budget_that_runs_out():
     operator, exact = symmetric_operator(np.r_[100.0, 50.0, np.linspace(0, 1, 400)])
-    pairs = jo.eigenpairs(operator, 6, "LA", max_products=60)
+    pairs = jo.eigenpairs(operator, 6, "LA", method="scipy", max_products=60)
     assert 0 < len(pairs) < 6
-    assert not pairs.complete
+    assert pairs.stopped == "max_products"
     assert "2 of 6" in pairs.notes[-1]
     np.testing.assert_allclose(pairs.values, exact[::-1][: len(pairs)], atol=1e-6)
     assert pairs.products <= 60 + 30  # the solver's budget, then measuring and checking
@@ -158,9 +168,9 @@ def test_what_has_converged_survives_a_budget_that_runs_out():
 def test_nothing_converged_is_an_error_that_says_so():
     operator, _ = symmetric_operator(np.linspace(0, 1, 500))
     with pytest.raises(jo.ConvergenceError, match=r"none of 3 eigenpairs .* max_products=25"):
-        jo.eigenpairs(operator, 3, "SA", max_products=25)
+        jo.eigenpairs(operator, 3, "SA", method="scipy", max_products=25)
     with pytest.raises(jo.InputError, match=r"max_products=24 is too few: .* takes 25"):
-        jo.eigenpairs(operator, 3, "SA", max_products=24)
+        jo.eigenpairs(operator, 3, "SA", method="scipy", max_products=24)
 
 
 @pytest.mark.parametrize("lr", [0.0, 1e-17, 0.1])
@@ -192,7 +202,7 @@ def test_a_float32_operator_without_a_float64_counterpart_says_so():
     constant = torch.arange(1.0, 31.0).diag()
     loss = jo.FunctionLoss(lambda x: x @ (constant @ x) / 2, size=30)
     pairs = jo.eigenpairs(loss.hessian(torch.ones(30)), 2, "LA")
-    assert "could not be computed in float64" in pairs.notes[-1]
+    assert "not certified in float64" in pairs.notes[-1]
     np.testing.assert_allclose(pairs.values, [30, 29], rtol=1e-5)
 
 
@@ -260,10 +270,15 @@ def test_a_k_that_is_no_count_is_refused(k):
 def test_k_beyond_what_scipy_can_find_is_refused_with_the_way_out():
     operator, _ = symmetric_operator(np.arange(5.0))
     with pytest.raises(jo.InputError, match=r"k=5 is out of range: .* at most 4 .* method='dense' finds all"):
-        jo.eigenpairs(operator, 5, "LA")
+        jo.eigenpairs(operator, 5, "LA", method="scipy")
     f = jo.FunctionMap(lambda x: x.roll(1), size=5)
     with pytest.raises(jo.InputError, match="at most 3"):
-        jo.eigenpairs(f.jacobian(torch.zeros(5)), 4, "LM")
+        jo.eigenpairs(f.jacobian(torch.zeros(5)), 4, "LM", method="scipy")
+    for method in ("auto", "dense"):
+        with pytest.raises(jo.InputError, match=r"k=6 is out of range: .* at most 5"):
+            jo.eigenpairs(operator, 6, "LA", method=method)
+    with pytest.raises(jo.InputError, match=r"k=5 is out of range: method='lanczos' finds at most 4"):
+        jo.eigenpairs(operator, 5, "LA", method="lanczos")
 
 
 def test_k_of_n_minus_1_works():
@@ -293,17 +308,26 @@ def test_bad_options_are_refused(options):
         jo.eigenpairs(operator, 2, "LA", **options)
 
 
-def test_nan_in_the_middle_of_a_solve_is_named_with_the_product():
+@pytest.mark.parametrize("method, at", [("scipy", 21), ("lanczos", 5)])
+def test_nan_in_the_middle_of_a_solve_is_named_with_the_product(method, at):
     calls = 0
 
     def product(V):
         nonlocal calls
         calls += 1
-        return V * (float("nan") if calls > 20 else torch.arange(1.0, 101.0)[:, None])
+        return V * (float("nan") if calls >= at else torch.arange(1.0, 101.0)[:, None])
 
     layout = Parameters.of({"x": (100,)})
     operator = TensorOperator(
         Linearization(product, product, layout, layout, torch.float32, torch.device("cpu"), True, dict)
     )
-    with pytest.raises(jo.NonFiniteError, match="product 21 "):
-        jo.eigenpairs(operator, 3, "LA")
+    named = "product 21 " if method == "scipy" else "product 19 to 26 "
+    with pytest.raises(jo.NonFiniteError, match=named) as caught:
+        jo.eigenpairs(operator, 3, "LA", method=method)
+    if method == "lanczos":
+        partial = caught.value.partial
+        assert len(partial) == 3
+        assert partial.stopped == "failed"
+        assert not partial.converged.any()
+        for value, bound in zip(partial.values, partial.bounds, strict=True):
+            assert np.abs(np.arange(1.0, 101.0) - value).min() <= bound

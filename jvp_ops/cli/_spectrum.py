@@ -29,6 +29,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--k", type=int, default=10, metavar="N", help="eigenvalues at each end; default: 10")
     parser.add_argument("--tol", type=float, metavar="T", help="residual relative to ‖H‖; default: 1e-5, float64 1e-10")
     parser.add_argument("--max-products", type=int, metavar="N", help="budget of products at each end; default: none")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="budget of time at each end; default: none")
+    parser.add_argument("--method", default="auto", metavar="NAME", help="auto (default), lanczos, dense or scipy")
+    parser.add_argument(
+        "--prove", action="store_true", help="prove by inertia of the dense matrix that none was missed"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="run folder; default: runs/spectrum-DATA-TIME")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -124,7 +129,9 @@ def compute(arguments: argparse.Namespace) -> Spectrum:
     trained = time.perf_counter()
     Df = f.jacobian(theta)
     linearized = time.perf_counter()
-    options = {"tol": arguments.tol, "rng": arguments.seed, "max_products": arguments.max_products, "progress": bars}
+    options = {"tol": arguments.tol, "rng": arguments.seed, "method": arguments.method, "progress": bars}
+    options |= {"max_products": arguments.max_products, "max_seconds": arguments.max_seconds}
+    options |= {"prove_complete": arguments.prove}
     names = ("data", "hidden", "lr", "weight_decay", "steps", "scale", "seed", "device", "dtype", "k")
     return Spectrum(
         data=data,
@@ -178,12 +185,13 @@ def text(found: Spectrum) -> str:
             lines += ["", f"{title}: {pairs}"]
             continue
         lines += ["", f"{title}: {pairs.summary()}"]
-        lines.append("  #    eigenvalue of Df     eigenvalue of H   residual      bound  converged")
+        lines.append("  #    eigenvalue of Df     eigenvalue of H     ± bound   residual  converged")
         h_values = _given(pairs.hessian_values)
-        columns = zip(pairs.values, h_values, pairs.residuals, pairs.bounds, pairs.converged, strict=True)
-        for number, (mu, h, residual, bound, converged) in enumerate(columns, start=1):
+        h_bounds, residuals = _given(pairs.hessian_bounds), pairs.residuals
+        columns = zip(pairs.values, h_values, h_bounds, residuals, pairs.converged, strict=True)
+        for number, (mu, h, bound, residual, converged) in enumerate(columns, start=1):
             yes = "yes" if converged else "no"
-            lines.append(f"{number:>3}  {mu:>18.10f}  {h:>18.10f}  {residual:>9.1e}  {bound:>9.1e}  {yes:>9}")
+            lines.append(f"{number:>3}  {mu:>18.10f}  {h:>18.10f}  {bound:>10.1e}  {residual:>9.1e}  {yes:>9}")
         lines += [f"note: {note}" for note in pairs.notes]
     return "\n".join([*lines, "", _stability(found)])
 

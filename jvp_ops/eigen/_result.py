@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jvp_ops.eigen._certify import Cluster
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import save_run
 
@@ -19,30 +20,43 @@ class Eigenpairs:
     Attributes
     ----------
     values : ndarray of float64 or complex128, shape (found,)
-        Rayleigh quotients x*Ax / x*x of the vectors, computed in float64 from the operator's products.
+        Ritz values of the vectors' span, computed in float64 from products that were made after the solve: of the
+        operator in float64 where there is one.
     vectors : Tensor, shape (n, found)
         Unit vectors, on the operator's device and in its dtype (complex for a non-symmetric operator).
     residuals : ndarray of float64, shape (found,)
-        ‖Ax − λx‖ / ‖x‖, recomputed after the solve with the operator's own products.
+        ‖Ax − λx‖, recomputed after the solve, before vectors are rounded to the operator's dtype.
     bounds : ndarray of float64, shape (found,)
-        Symmetric A: an eigenvalue of A lies within this distance of each value: the residual plus the measured
-        rounding of its product. Non-symmetric A: NaN, since a residual alone bounds no eigenvalue of a
-        non-normal matrix; the residuals are backward errors.
+        Symmetric A: value ± bound are intervals that hold all at once: each group of them that overlap holds as many
+        eigenvalues, with multiplicity, as values. They are residuals and the measured rounding of products, or
+        sharper by a gap where `complete`. Non-symmetric A: κ‖r‖ to first order where condition numbers were asked
+        for, NaN for members of `clusters` and where they were not: a residual alone bounds no eigenvalue of a
+        non-normal matrix. The residuals are backward errors.
     converged : ndarray of bool, shape (found,)
         Residual plus rounding is at most `tol` times ‖A‖. Never claimed of a `tol` that rounding hides.
-    which, k, tol : str, int, float
-        What was asked for.
+    which, k, tol, method : str, int, float, str
+        What was asked for, and the method that served.
     rounding : float
         The measured rounding level of a product, relative to ‖A‖.
     norm : float
         ‖A‖₂ from below; of H where A = shift·I + scale·H, and `tol` and `rounding` are then relative to ‖H‖.
-    products : int
-        Directions multiplied in all: by the solver, to measure rounding, and to check.
+    products, float64_products : int
+        Directions multiplied in all, in the operator's dtype and by its counterpart in float64: by the solver, to
+        measure rounding, and to certify.
     seconds : float
         Wall-clock time.
+    stopped : str
+        ``converged``; ``rounding`` (no further in this dtype); or what ran out: ``max_products``, ``max_seconds``,
+        ``cancelled``, ``restarts`` (ARPACK's). ``failed`` of the partial result of an error.
     complete : bool
-        Whether the solver found all that was asked for within its budget. It is no proof that none was missed:
-        single-vector methods can miss members of a cluster.
+        Whether it is proved, by inertia or by LAPACK on the whole matrix, that no eigenvalue was missed. False says
+        that it is not proved, not that one was.
+    condition : ndarray or None
+        Non-symmetric A: condition numbers 1 / |yᴴx| of the values, where they were asked for.
+    clusters : tuple of Cluster
+        Non-symmetric A: values that are determined only together.
+    history : ndarray, shape (checks, 3)
+        Products, converged pairs and the largest residual relative to ‖A‖, at each look at the Ritz values.
     hessian_values, hessian_bounds : ndarray or None
         For A = shift·I + scale·H: the eigenvalues h of H that the values were mapped from, and their bounds.
     notes : tuple of str
@@ -62,11 +76,17 @@ class Eigenpairs:
     which: str
     k: int
     tol: float
+    method: str
     rounding: float
     norm: float
     products: int
+    float64_products: int
     seconds: float
+    stopped: str
     complete: bool
+    condition: NDArray[np.float64] | None = None
+    clusters: tuple[Cluster, ...] = ()
+    history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
     hessian_values: NDArray[np.float64] | None = None
     hessian_bounds: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
@@ -74,6 +94,11 @@ class Eigenpairs:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def intervals(self) -> NDArray[np.float64]:
+        """The intervals of a symmetric operator's eigenvalues, shape (found, 2): value − bound, value + bound."""
+        return np.stack([self.values.real - self.bounds, self.values.real + self.bounds], axis=1)
 
     def tensors(self, i: int) -> dict[str, Tensor]:
         """Take vector i apart into the parameters' shapes, by name: ``pairs.tensors(0)["W1"]``."""
@@ -96,10 +121,17 @@ class Eigenpairs:
     def summary(self) -> str:
         """Say in one line what was found, at what cost and how exactly."""
         found = f"{len(self)} of {self.k} eigenpairs ({self.which})"
-        cost = f"{self.products} products in {self.seconds:.2f} s"
+        wide = f" and {self.float64_products} in float64" if self.float64_products else ""
+        cost = f"{self.method}, {self.products} products{wide} in {self.seconds:.2f} s"
         name = "A" if self.hessian_values is None else "H"
         size = f"relative to ‖{name}‖ ≥ {self.norm:.6g}"
-        return f"{found}, {cost}, tol {self.tol:.1e} and rounding {self.rounding:.1e} {size}"
+        return f"{found}, {cost}; tol {self.tol:.1e} and rounding {self.rounding:.1e} {size}; {self.certificate()}"
+
+    def certificate(self) -> str:
+        """Say in a few words what is proved."""
+        if np.iscomplexobj(self.values):
+            return "residuals are backward errors" if self.condition is None else "bounds are of first order"
+        return "none missed (proved)" if self.complete else "intervals hold; that none was missed is not proved"
 
     def __repr__(self) -> str:
         cells = [self.header(), *self.rows()]
@@ -118,14 +150,18 @@ class Eigenpairs:
     def record(self) -> dict[str, Any]:
         """Give all but the vectors as a JSON-able dict; complex values as [real, imaginary]."""
         plain: dict[str, Any] = {
-            name: getattr(self, name) for name in ("which", "k", "tol", "rounding", "norm", "products", "seconds")
+            name: getattr(self, name) for name in ("which", "k", "tol", "method", "rounding", "norm", "products")
         }
+        plain |= {name: getattr(self, name) for name in ("float64_products", "seconds", "stopped")}
         values = self.values
         plain["values"] = [[z.real, z.imag] for z in values] if np.iscomplexobj(values) else values.tolist()
-        for name in ("residuals", "bounds", "converged", "hessian_values", "hessian_bounds"):
+        for name in ("residuals", "bounds", "converged", "hessian_values", "hessian_bounds", "condition"):
             array = getattr(self, name)
             plain[name] = None if array is None else [None if x != x else x for x in array.tolist()]
-        return {**plain, "complete": self.complete, "notes": list(self.notes)}
+        plain["clusters"] = [
+            {"members": list(c.members), "mean": [c.mean.real, c.mean.imag], "bound": c.bound} for c in self.clusters
+        ]
+        return {**plain, "complete": self.complete, "history": self.history.tolist(), "notes": list(self.notes)}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Give all arrays, vectors included, as numpy."""

@@ -1,6 +1,6 @@
 """How far an operator's products are from exact, measured: no result is better than that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ SAFETY = 4  # a difference of two roundings estimates one; its spread over vecto
 
 @dataclass(frozen=True)
 class Rounding:
-    """The size and the rounding of an operator A, measured in `Rounding.of`.
+    """The size and the rounding of an operator A, as far as they are measured.
 
     Parameters
     ----------
@@ -36,9 +36,13 @@ class Rounding:
     level: float
 
     @classmethod
-    def of(cls, operator: TensorOperator, rng: np.random.Generator) -> "Rounding":
-        """Measure, with about a dozen products."""
-        exact = _in_float64(operator)
+    def unmeasured(cls, operator: TensorOperator, *, float64: bool) -> "Rounding":
+        """Begin with what is known before any product: whether there is the operator in float64."""
+        return cls(operator, _in_float64(operator) if float64 else None, 0.0, 0.0)
+
+    def measured(self, rng: np.random.Generator) -> "Rounding":
+        """Measure norm and level by power iteration, with about a dozen products."""
+        operator = self.operator
         x = normal(rng, operator.shape[1], dtype=torch.float64, device=operator.device)
         norm = 0.0
         for _ in range(POWER_STEPS):
@@ -49,9 +53,18 @@ class Rounding:
             if not bool(following.any()):
                 break
             x = following.double()
-        measured = cls(operator, exact, norm, 0.0)
-        error = float(measured.errors(_unit(x).to(operator.torch_dtype)[:, None]).max()) if norm > 0 else 0.0
-        return cls(operator, exact, norm, error / norm if norm > 0 else 0.0)
+        return replace(self, norm=norm, level=self.at(operator, _unit(x)[:, None], norm))
+
+    def with_norm(self, norm: float) -> "Rounding":
+        """Take note of a norm."""
+        return replace(self, norm=norm)
+
+    def at(self, operator: TensorOperator, x: Tensor, norm: float) -> float:
+        """Measure the rounding level of a product of this operator, or of its counterpart in float64, at a vector x."""
+        measured = Rounding(operator, self.exact if operator is self.operator else None, norm, 0.0)
+        if norm == 0:
+            return 0.0
+        return float(measured.errors(x.to(operator.torch_dtype)).max()) / norm
 
     def errors(self, X: Tensor) -> Tensor:
         """Measure ‖fl(Ax) − Ax‖ / ‖x‖ for each column x of X, in float64.

@@ -1,28 +1,38 @@
-"""`eigenpairs`: choose what to solve, solve it, and check what came out with the operator itself."""
+"""`eigenpairs`: choose what to solve, solve it, and certify what came out with the operator itself."""
 
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
-from jvp_ops.eigen._arpack import Approximation, arpack, basis_size
-from jvp_ops.eigen._dense import lapack
+from jvp_ops.eigen._certify import Certified, certify, certify_images
+from jvp_ops.eigen._choose import Request, check_request, plan_of, size_of
+from jvp_ops.eigen._direct import by_arpack, by_lapack
+from jvp_ops.eigen._iterate import (
+    Found,
+    checkpoint_at,
+    columns_of,
+    deflated_basis,
+    iterate,
+    request_identity,
+    start_block,
+)
+from jvp_ops.eigen._krylov import Krylov
+from jvp_ops.eigen._monitor import Monitor, SolveStatus
+from jvp_ops.eigen._proof import Proof, prove, sharpened
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
-from jvp_ops.errors import ConvergenceError, InputError
+from jvp_ops.eigen._subspace import Subspace
+from jvp_ops.eigen._target import Target
+from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
 from jvp_ops.operators import TensorOperator
-
-SYMMETRIC = ("LA", "SA", "LM", "BE")
-GENERAL = ("LM", "LR", "SR", "LI")
-DEFAULT_TOL = {torch.float32: 1e-5, torch.float64: 1e-10}
-MIRRORED = {"LA": "SA", "SA": "LA", "BE": "BE"}
 
 
 def eigenpairs(
@@ -30,230 +40,282 @@ def eigenpairs(
     k: int = 6,
     which: str = "LM",
     *,
-    method: str = "scipy",
+    method: str = "auto",
     tol: float | None = None,
-    rng: Rng = 0,
+    float64: bool = True,
+    verify: bool | None = None,
+    prove_complete: bool = False,
+    condition: bool = False,
+    block: int | None = None,
+    start: "Tensor | Eigenpairs | None" = None,
+    deflate: "Tensor | Eigenpairs | None" = None,
+    basis_dtype: torch.dtype | str | None = None,
+    max_memory: int | str | None = None,
     max_products: int | None = None,
+    max_seconds: float | None = None,
+    rng: Rng = 0,
     progress: bool = False,
+    callback: Callable[[SolveStatus], object] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> Eigenpairs:
-    r"""Find some eigenpairs of an operator, and check each with the operator itself.
+    r"""Find some eigenpairs of an operator, and certify each with the operator itself.
 
-    .. math::  A x = λ x, \qquad |λ_{\text{true}} - λ| \le \|A x - λ x\| + \text{rounding} \quad (A = A^T, \|x\| = 1).
+    .. math::  A x = λ x, \qquad |λ_{\text{true}} - λ| \le \text{bound} \quad (A = A^T).
 
     Parameters
     ----------
     operator : JacobianOperator, HessianOperator or GaussNewtonOperator
         Square. `symmetric` chooses the solver. Where it is shift·I + scale·H, H is solved for and mapped.
     k : int
-        How many; with ``method="scipy"`` below n for a symmetric operator, below n − 1 for another.
+        How many, below n; with ``method="dense"`` at most n. Of a non-symmetric operator one more comes where the
+        cut would split a conjugate pair.
     which : str
         Symmetric: ``LA`` (largest), ``SA`` (smallest), ``LM`` (largest magnitude), ``BE`` (half from each end).
         Non-symmetric: ``LM``, ``LR``, ``SR`` (largest, smallest real part), ``LI`` (largest imaginary part).
     method : str
-        ``scipy`` (ARPACK, matrix-free) or ``dense`` (LAPACK on the dense matrix in float64, where that fits: no
-        eigenvalue of the matrix is missed).
+        ``lanczos`` (thick-restart block Lanczos; symmetric), ``krylov-schur`` (block Krylov–Schur in real
+        arithmetic; non-symmetric), ``dense`` (LAPACK on the dense matrix in float64), ``scipy`` (ARPACK), or
+        ``auto``: ``dense`` for n ≤ 256 or 4k ≥ n unless an option that only an iteration has is given, else the
+        iteration.
     tol : float, optional
-        Residual relative to ‖A‖ to reach; by default 1e-5 in float32 and 1e-10 in float64. The solver stops at
-        the operator's rounding level where that is larger, and says so.
+        Residual relative to ‖A‖ to reach; by default 1e-5 in float32 and 1e-10 in float64. A float32 iteration goes
+        on in float64 where its own rounding is larger, or stops there and says so.
+    float64 : bool
+        Certify a float32 operator's pairs by the same operator in float64, where there is one and it fits: a
+        Rayleigh–Ritz pass of k products. Without it, bounds are no better than float32's rounding.
+    verify : bool, optional
+        Before stopping, look for missed members of clusters from a fresh random block, until it finds none; on by
+        default. It is no proof.
+    prove_complete : bool
+        Assemble the dense matrix in float64 and count eigenvalues by inertia: `complete` is then a proof, and bounds
+        are sharpened by the gaps it certifies. Symmetric operators; n²·32 bytes.
+    condition : bool
+        Of a non-symmetric operator: find left eigenvectors too (as many products again), for condition numbers,
+        first-order bounds, and clusters near defective points.
+    block : int, optional
+        Vectors multiplied at once; by default 8, or fewer where memory is short.
+    start : Tensor, shape (n,) or (n, m), or Eigenpairs, optional
+        Approximate eigenvectors to begin with, any number of them.
+    deflate : Tensor, shape (n, m), or Eigenpairs, optional
+        Known eigenvectors to leave out, such as `TwoLayerLoss.null_space`; sparse ones must be orthonormal.
+    basis_dtype : torch.dtype or str, optional
+        Of the basis; by default float64, or the operator's where that does not fit.
+    max_memory : int or str, optional
+        Bytes that the basis may take, such as ``"2GiB"``; by default half of what is free.
+    max_products, max_seconds : optional
+        Budgets of the iteration. When one runs out, the best pairs so far are certified and returned.
     rng : int or numpy Generator
-        Draws the start vector; the same seed gives the same result on one device.
-    max_products : int, optional
-        A budget of products for the solver at each end, to which a dozen to measure rounding and two for each pair
-        to check it are added. What has converged when it runs out is returned.
+        Draws start vectors; the same seed gives the same result bit for bit on one device.
     progress : bool
-        Show a count of products on standard error.
+        Show products and converged pairs on standard error.
+    callback : callable, optional
+        ``callback(status)`` with a `SolveStatus` at each look at the Ritz values; returning True stops the solve, as
+        Ctrl-C does, and the best pairs so far are returned.
+    checkpoint : str or Path, optional
+        A file for the state of the iteration, written every half minute and at the end.
+    resume : bool
+        Go on from `checkpoint` where it is there; on one device the result is bit for bit the uninterrupted one.
 
     Returns
     -------
     Eigenpairs
-        Values, vectors, residuals, bounds, converged, products used.
+        Values with intervals, vectors, residuals, what is proved, products used, why it stopped.
 
     Raises
     ------
     InputError
-        A rectangular operator, k or which out of range.
-    ConvergenceError
-        Not one pair converged within `max_products`, or ARPACK gave up.
+        A rectangular operator; k or which out of range; options that do not go together; an operator that is
+        declared symmetric and is not.
     NonFiniteError
-        A product gave NaN or Inf.
+        A product gave NaN or Inf; the message numbers it, and what was found before is in the error's ``partial``.
+    DataError
+        The checkpoint is damaged, or of another operator or request.
+    MemoryBudgetError
+        Not even the smallest basis fits.
+    ConvergenceError
+        The solve was stopped before its first product; with ``method="scipy"``, nothing converged.
 
     Notes
     -----
-    ARPACK (implicitly restarted Lanczos and Arnoldi) through scipy. A single-vector method can miss members of a
-    tight cluster or of a multiple eigenvalue; that a value is there is certain within its bound, that none was
-    missed is not. In float32 the error of a product is measured against the same product in float64, where the
-    loss or map can be evaluated in it, so bounds are bounds on the exact operator's eigenvalues; where it cannot, the
-    rounding of products is estimated, that of what is computed once at θ is not seen, and a note says so.
+    Symmetric intervals hold all at once: as many eigenvalues, with multiplicity, as values in each group of intervals
+    that overlap. That an eigenvalue is in its interval is certain up to the measured rounding of products; that no
+    better one was missed is certain only where `complete` is true.
+
+    In float32 the operator in float64 is what the bounds are of. Where there is none, the rounding of products is
+    estimated, that of what is computed once at θ is not seen, and a note says so.
 
     References
     ----------
-    B. N. Parlett, "The Symmetric Eigenvalue Problem" (1998), section 4.5. R. B. Lehoucq, D. C. Sorensen and
-    C. Yang, "ARPACK Users' Guide" (1998).
+    K. Wu and H. Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM Journal on Matrix
+    Analysis 22 (2000). G. W. Stewart, "A Krylov–Schur algorithm for large eigenproblems", ibid. 23 (2001).
+    B. N. Parlett, "The Symmetric Eigenvalue Problem" (1998), chapter 11.
 
     Examples
     --------
     >>> import torch, jvp_ops as jo
-    >>> ramp = torch.arange(1.0, 51.0, dtype=torch.float64)
-    >>> loss = jo.FunctionLoss(lambda x: (ramp * x**2).sum() / 2, size=50, dtype="float64")
+    >>> ramp = torch.arange(1.0, 501.0, dtype=torch.float64)
+    >>> loss = jo.FunctionLoss(lambda x: (ramp * x**2).sum() / 2, size=500, dtype="float64")
     >>> pairs = jo.eigenpairs(loss.hessian(loss.initial()), k=3, which="LA")
-    >>> pairs.values.round(8).tolist(), bool(pairs.converged.all())
-    ([50.0, 49.0, 48.0], True)
+    >>> pairs.values.round(8).tolist(), bool(pairs.converged.all()), pairs.complete
+    ([500.0, 499.0, 498.0], True, False)
     """
     began = time.perf_counter()
-    k, which = _checked_request(operator, k, which, method)
-    asked = min(k + 1, operator.shape[0] - 1) if which == "BE" and k % 2 else k  # the odd one is of the mapped end
-    if max_products is not None and method == "dense":
-        raise InputError("max_products is a budget of the matrix-free method; method='dense' takes as many as columns")
-    if max_products is not None:
-        least = basis_size(operator.shape[0], asked) + 1
-        if positive_int(max_products, "max_products") < least:
-            raise InputError(f"max_products={max_products} is too few: the solver's first pass alone takes {least}")
-    affine = operator.affine
+    iterative: dict[str, Any] = {"verify": verify, "block": block, "start": start, "deflate": deflate}
+    iterative |= {"basis_dtype": basis_dtype, "max_products": max_products, "max_seconds": max_seconds}
+    iterative |= {"callback": callback, "checkpoint": checkpoint, "resume": resume}
+    request = check_request(operator, k, which, method, tol, iterative)
+    if condition and operator.symmetric:
+        raise InputError("condition=True is of a non-symmetric operator: a symmetric one's condition numbers are all 1")
+    if prove_complete and not operator.symmetric:
+        raise InputError("prove_complete=True counts by inertia, which a non-symmetric operator does not have")
+    affine, random = operator.affine, generator(rng)
     solved = affine.base if affine is not None else operator
-    random = generator(rng)
+    target = Target(which) if affine is None else Target(which, affine.shift, affine.scale)
     before = solved.products
-    rounding = Rounding.of(solved, random)
-    start = random.standard_normal(operator.shape[0])
-    wanted = DEFAULT_TOL[operator.torch_dtype] if tol is None else finite_number(tol, "tol", least=0)
-    reachable = max(wanted, 2 * rounding.level)
-    if method == "dense":
-        found = [lapack(solved, progress=progress)]
-    else:
-        with progress_bar(None, show=progress, description=f"eigenpairs {which}", unit="product") as bar:
-            found = [
-                arpack(
-                    solved,
-                    k=asked,
-                    which=end,
-                    tol=reachable,
-                    norm=rounding.norm,
-                    start=start,
-                    max_products=max_products,
-                    rng=random,
-                    on_product=bar.update,
-                )
-                for end in _ends(operator, which)
-            ]
-    approximation = _cut(_joined(found), operator, which, k)
-    if approximation.values.size == 0:
-        raise ConvergenceError(
-            f"none of {k} eigenpairs ({which}) converged to a residual of {reachable:.1e} relative to the norm within "
-            f"max_products={max_products}: raise max_products or tol"
-        )
-    result = _checked_pairs(solved, approximation, rounding, which=which, k=k, tol=wanted)
-    result = replace(result, provenance=operator.identity(), complete=all(part.complete for part in found))
+    rounding = Rounding.unmeasured(solved, float64=float64)
+    with progress_bar(None, show=progress, description=f"eigenpairs {which}", unit="product") as bar:
+        monitor = Monitor(max_products=max_products, max_seconds=max_seconds, callback=callback, bar=bar)
+        options = Options(verify is not False, block, start, deflate, basis_dtype, max_memory, checkpoint, resume)
+        found = _find(rounding, request, target, options, random, monitor)
+        left = _left_basis(rounding, request, target, options, random, monitor) if condition else None
+    certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
+    proof = Proof()
+    if prove_complete:
+        proof = prove(rounding.exact or solved, target, certified.values, certified.bounds, progress=progress)
+    result = _result(certified, request, found, rounding, proof)
+    notes = _notes(result, found, rounding, proof if prove_complete else None, monitor)
     if affine is not None:
         result = _mapped(result, affine.shift, affine.scale)
     return replace(
         result,
+        notes=notes,
+        provenance=operator.identity(),
         products=solved.products - before,
+        float64_products=0 if rounding.exact is None else rounding.exact.products,
         seconds=time.perf_counter() - began,
-        notes=_notes(result, max_products, rounding),
     )
 
 
-def _checked_request(operator: TensorOperator, k: int, which: str, method: str) -> tuple[int, str]:
-    if not isinstance(operator, TensorOperator):
-        raise InputError(
-            f"operator must be a jvp_ops operator such as map.jacobian(theta), not {type(operator).__name__}"
-        )
-    rows, columns = operator.shape
-    if rows != columns:
-        raise InputError(f"eigenpairs needs a square operator, not one of shape {rows} × {columns}")
-    choices = SYMMETRIC if operator.symmetric else GENERAL
-    if which not in choices:
-        kind = "symmetric" if operator.symmetric else "non-symmetric"
-        raise InputError(f"which must be one of {', '.join(choices)} for a {kind} operator, not {which!r}")
-    if method not in ("scipy", "dense"):
-        raise InputError(f"method must be 'scipy' or 'dense', not {method!r}")
-    k = positive_int(k, "k")
-    if which == "BE" and k < 2:
-        raise InputError("which='BE' takes half of k from each end: k must be at least 2, not 1")
-    most = rows if method == "dense" else rows - 1 if operator.symmetric else rows - 2
-    if k > most:
-        raise InputError(
-            f"k={k} is out of range: method={method!r} finds at most {most} eigenpairs of a matrix of order {rows}"
-            + ("" if method == "dense" else "; method='dense' finds all of them")
-        )
-    return k, which
+@dataclass(frozen=True)
+class Options:
+    """The options of an iteration, as they were given."""
+
+    verify: bool
+    block: int | None
+    start: Any
+    deflate: Any
+    basis_dtype: torch.dtype | str | None
+    max_memory: int | str | None
+    checkpoint: str | Path | None
+    resume: bool
 
 
-def _ends(operator: TensorOperator, which: str) -> list[str]:
-    """Say what to ask of the solved operator: the mirrored end under a negative scale, both for a mapped LM."""
-    if operator.affine is None:
-        return [which]
-    if which == "LM":
-        return ["LA", "SA"]
-    return [MIRRORED[which] if operator.affine.scale <= 0 else which]
+def _find(
+    rounding: Rounding,
+    request: Request,
+    target: Target,
+    options: Options,
+    rng: np.random.Generator,
+    monitor: Monitor,
+) -> Found:
+    """Run the solver that was chosen."""
+    if request.method == "dense":
+        return by_lapack(rounding, request, target)
+    if request.method == "scipy":
+        return by_arpack(rounding, request, target, rng, monitor)
+    operator = rounding.operator
+    given = [None if x is None else columns_of(operator, x, "start") for x in (options.start,)]
+    given.append(None if options.deflate is None else columns_of(operator, options.deflate, "deflate"))
+    size = size_of(
+        operator,
+        request.k,
+        block=options.block,
+        start=0 if given[0] is None else given[0].shape[1],
+        deflated=0 if given[1] is None else given[1].shape[1],
+        basis_dtype=options.basis_dtype,
+        max_memory=options.max_memory,
+    )
+    plan = plan_of(request, target, size, verify=options.verify, refine=rounding.exact is not None)
+    deflated = deflated_basis(given[1], size.dtype)
+    seed = rng.bit_generator.state
+
+    def identity() -> dict[str, Any]:
+        return request_identity(operator, plan, size.dtype, given[0], deflated, seed)
+
+    checkpoint = checkpoint_at(options.checkpoint, resume=options.resume, identity=identity)
+    first = start_block(operator, given[0], size.block, rng)
+    least = max(size.block, first.shape[1])
+    if monitor.max_products is not None and monitor.max_products < least:
+        raise InputError(f"max_products={monitor.max_products} is too few: the first block alone takes {least}")
+    subspace = Subspace(
+        operator.shape[0], size.capacity, dtype=size.dtype, device=operator.device, rng=rng, deflated=deflated
+    )
+    try:
+        found = iterate(Krylov(operator, rounding, plan, subspace, first, monitor), checkpoint)
+    except NonFiniteError as error:
+        error.partial = _partial(error, rounding, request, target)
+        raise
+    if found.basis.shape[1] == 0:
+        raise ConvergenceError(f"the solve was stopped ({found.stopped}) before its first product")
+    return found
 
 
-def _cut(found: Approximation, operator: TensorOperator, which: str, k: int) -> Approximation:
-    """Put what a solver found in order, best first, and keep k.
+def _left_basis(
+    rounding: Rounding,
+    request: Request,
+    target: Target,
+    options: Options,
+    rng: np.random.Generator,
+    monitor: Monitor,
+) -> Tensor:
+    """Find the left invariant subspace that goes with the eigenvalues asked for: that of the transpose."""
+    if request.method == "dense":
+        return by_lapack(rounding, request, target, transposed=True).basis
+    transposed = replace(
+        rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else rounding.exact.T
+    )
+    return _find(transposed, request, target, replace(options, start=None, checkpoint=None), rng, monitor).basis
 
-    Of shift·I + scale·H, ends are told by H's eigenvalues, since the mapped ones may coincide by rounding.
-    """
-    affine, values = operator.affine, found.values
-    if affine is not None:
-        values = affine.shift + affine.scale * values if which == "LM" else values * (1 if affine.scale > 0 else -1)
-    kept = _order(values, which, k)
-    return Approximation(found.values[kept], found.vectors[:, kept], found.complete and len(kept) >= k)
+
+def _partial(error: NonFiniteError, rounding: Rounding, request: Request, target: Target) -> Eigenpairs | None:
+    """Make a result of what was found before a product failed, without any further product."""
+    found: Found | None = getattr(error, "found", None)
+    if found is None or found.image is None or found.basis.shape[1] == 0:
+        return None
+    certified = certify_images(found.basis, found.image, rounding.operator, target, request.k)
+    result = _result(certified, request, found, rounding, Proof())
+    return replace(result, converged=np.zeros(len(result), dtype=bool), notes=(str(error),))
 
 
-def _joined(parts: list[Approximation]) -> Approximation:
-    values = np.concatenate([part.values for part in parts])
-    vectors = np.concatenate([part.vectors for part in parts], axis=1)
-    return Approximation(values, vectors, all(part.complete for part in parts))
-
-
-def _checked_pairs(
-    solved: TensorOperator, found: Approximation, rounding: Rounding, *, which: str, k: int, tol: float
-) -> Eigenpairs:
-    """Recompute Rayleigh quotients and residuals with the operator's own products, in float64."""
-    complex_dtype = torch.complex64 if solved.torch_dtype == torch.float32 else torch.complex128
-    dtype = complex_dtype if np.iscomplexobj(found.vectors) else solved.torch_dtype
-    X = torch.from_numpy(np.ascontiguousarray(found.vectors)).to(device=solved.device, dtype=dtype)
-    wide = torch.complex128 if X.is_complex() else torch.float64
-    image = _apply(solved, X).to(wide)
-    exact_X = X.to(wide)
-    squares = (exact_X.conj() * exact_X).real.sum(0)
-    quotients = (exact_X.conj() * image).sum(0) / squares
-    residuals = (torch.linalg.vector_norm(image - quotients * exact_X, dim=0) / squares.sqrt()).cpu().numpy()
-    errors = residuals + _product_errors(rounding, X)
-    norm = max(rounding.norm, float(quotients.abs().max()))
+def _result(certified: Certified, request: Request, found: Found, rounding: Rounding, proof: Proof) -> Eigenpairs:
+    operator = rounding.operator
+    errors = certified.residuals + certified.errors
+    bounds = certified.bounds
+    if certified.gram is not None:
+        bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
     return Eigenpairs(
-        values=quotients.cpu().numpy(),
-        vectors=X,
-        parameters=solved.columns,
-        residuals=residuals,
-        bounds=errors if solved.symmetric else np.full_like(errors, np.nan),
-        converged=errors <= tol * norm,
-        which=which,
-        k=k,
-        tol=tol,
-        rounding=rounding.level,
-        norm=norm,
+        values=certified.values,
+        vectors=certified.vectors,
+        parameters=operator.columns,
+        residuals=certified.residuals,
+        bounds=bounds,
+        converged=errors <= request.tol * certified.norm,
+        which=request.which,
+        k=request.k,
+        tol=request.tol,
+        method=request.method,
+        rounding=certified.level,
+        norm=certified.norm,
         products=0,
+        float64_products=0,
         seconds=0.0,
-        complete=True,
+        stopped=found.stopped,
+        complete=proof.complete or (request.method == "dense" and operator.symmetric),
+        condition=certified.condition,
+        clusters=certified.clusters,
+        history=np.array(found.progress.history).reshape(-1, 3),
     )
-
-
-def _apply(operator: TensorOperator, X: Tensor) -> Tensor:
-    if not X.is_complex():
-        return operator.apply(X)
-    return torch.complex(operator.apply(X.real.contiguous()), operator.apply(X.imag.contiguous()))
-
-
-def _product_errors(rounding: Rounding, X: Tensor) -> NDArray[np.float64]:
-    if not X.is_complex():
-        return rounding.errors(X).cpu().numpy()
-    parts = [part.contiguous() for part in (X.real, X.imag)]
-    lengths = [torch.linalg.vector_norm(part.double(), dim=0).cpu().numpy() for part in parts]
-    errors = [
-        np.nan_to_num(rounding.errors(part).cpu().numpy()) * length for part, length in zip(parts, lengths, strict=True)
-    ]
-    total: NDArray[np.float64] = np.hypot(*errors) / np.hypot(*lengths)
-    return total
 
 
 def _mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:
@@ -269,61 +331,35 @@ def _mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:
     )
 
 
-def _order(values: NDArray[Any], which: str, k: int) -> NDArray[np.intp]:
-    """Rank the k values that `which` asks for, best first; k + 1 where the cut would split a conjugate pair."""
-    keys: dict[str, Any] = {
-        "LA": -values.real,
-        "SA": values.real,
-        "LM": -np.abs(values),
-        "LR": -values.real,
-        "SR": values.real,
-        "LI": -np.abs(values.imag),
-    }
-    if which == "BE":
-        order = np.argsort(values)
-        return order if k >= len(order) else np.r_[order[: k // 2], order[len(order) - (k - k // 2) :]]
-    if not np.iscomplexobj(values):
-        return np.argsort(keys[which], kind="stable")[:k]
-    units = _conjugate_pairs(values)
-    kept: list[int] = []
-    for unit in sorted(units, key=lambda unit: float(keys[which][unit[0]])):
-        if len(kept) >= k:
-            break
-        kept += unit
-    return np.array(kept, dtype=np.intp)
-
-
-def _conjugate_pairs(values: NDArray[np.complex128]) -> list[list[int]]:
-    """Group each complex value with its conjugate, the upper one first; a real one stands alone."""
-    free, units = set(range(len(values))), []
-    for i in sorted(free, key=lambda i: -values[i].imag):
-        if i not in free or values[i].imag <= 0:
-            continue
-        others = [j for j in free if values[j].imag < 0]
-        partner = min(others, key=lambda j: abs(values[j].conj() - values[i]), default=None)
-        unit = [i] if partner is None else [i, partner]
-        free -= set(unit)
-        units.append(unit)
-    return units + [[i] for i in sorted(free)]
-
-
-def _notes(pairs: Eigenpairs, max_products: int | None, rounding: Rounding) -> tuple[str, ...]:
+def _notes(
+    pairs: Eigenpairs, found: Found, rounding: Rounding, proof: Proof | None, monitor: Monitor
+) -> tuple[str, ...]:
     notes = []
-    if pairs.tol < 2 * pairs.rounding:
+    budgets = {
+        "max_products": f"the budget of max_products={monitor.max_products} ran out",
+        "max_seconds": f"the budget of max_seconds={monitor.max_seconds} ran out",
+        "cancelled": "the solve was cancelled",
+        "restarts": "ARPACK's own limit of restarts was reached",
+    }
+    if found.stopped in budgets:
         notes.append(
-            f"tol {pairs.tol:.1e} is under twice the rounding level {pairs.rounding:.1e} of the products: the solver "
+            f"{budgets[found.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
+            "hold for all that are listed, but they need not be the outermost"
+        )
+    if found.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
+        level = max(found.progress.level, pairs.rounding)
+        notes.append(
+            f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "
             "stopped at that level; an operator in float64 reaches further"
-        )
-    if not pairs.complete:
-        budget = (
-            "ARPACK's own limit of restarts" if max_products is None else f"the budget of max_products={max_products}"
-        )
-        notes.append(
-            f"{budget} ran out: {len(pairs)} of {pairs.k} eigenpairs are returned, and they need not be the outermost"
         )
     if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
         notes.append(
-            "this operator could not be computed in float64 to compare with: the rounding of products is estimated, "
-            "and bounds are of the operator as float32 has it"
+            "not certified in float64: the rounding of products is estimated, and bounds are of the operator as "
+            "float32 has it"
         )
+    if proof is not None and not proof.complete:
+        notes.append(f"not proved complete: {proof.reason}")
+    if pairs.clusters:
+        sizes = ", ".join(f"{len(c.members)} with mean {c.mean:.8g} ± {c.bound:.1e}" for c in pairs.clusters)
+        notes.append(f"near a defective point only the mean and the invariant subspace are determined: {sizes}")
     return tuple(notes)

@@ -1,0 +1,84 @@
+"""LAPACK and ARPACK behind `eigenpairs`: what they find, as an orthonormal basis like that of an iteration."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jvp_ops._memory import free_bytes, require
+from jvp_ops.eigen._arpack import arpack, basis_size
+from jvp_ops.eigen._choose import Request
+from jvp_ops.eigen._iterate import Found
+from jvp_ops.eigen._krylov import Progress
+from jvp_ops.eigen._monitor import Monitor
+from jvp_ops.eigen._projected import ritz
+from jvp_ops.eigen._rounding import Rounding
+from jvp_ops.eigen._target import Target
+from jvp_ops.errors import ConvergenceError, InputError
+from jvp_ops.operators import TensorOperator
+
+
+def by_lapack(rounding: Rounding, request: Request, target: Target, *, transposed: bool = False) -> Found:
+    """Solve the dense matrix in float64: no eigenvalue of it is missed."""
+    operator: TensorOperator = rounding.exact or rounding.operator
+    n = operator.shape[0]
+    what, remedy = f"all eigenvectors of a {n} × {n} matrix", "use method='auto', which does not need it, or a block"
+    require((6 if operator.symmetric else 12) * n * n * 8, free_bytes(operator.device), what, remedy)
+    matrix = operator.dense().double().cpu().numpy()
+    schur = ritz(matrix.T if transposed else matrix, target, operator.symmetric, request.k)
+    basis = torch.from_numpy(np.ascontiguousarray(schur.Q)).to(operator.device)
+    return Found(basis, "converged", Progress(), request.tol)
+
+
+def by_arpack(
+    rounding: Rounding, request: Request, target: Target, rng: np.random.Generator, monitor: Monitor
+) -> Found:
+    """Ask scipy's eigsh or eigs, one vector at a time."""
+    operator, k = rounding.operator, request.k
+    n = operator.shape[0]
+    asked = min(k + 1, n - 1) if target.which == "BE" and k % 2 else k  # the odd one is of the mapped end
+    least = basis_size(n, asked) + 1
+    if monitor.max_products is not None and monitor.max_products < least:
+        raise InputError(
+            f"max_products={monitor.max_products} is too few: ARPACK's first pass alone takes {least}; "
+            "method='auto' needs less"
+        )
+    measured = rounding.measured(rng)
+    start = rng.standard_normal(n)
+    reach = max(request.tol, 2 * measured.level)
+    found = [
+        arpack(
+            operator,
+            k=asked,
+            which=end,
+            tol=reach,
+            norm=measured.norm,
+            start=start,
+            max_products=monitor.max_products,
+            rng=rng,
+            on_product=lambda: monitor.count(1),
+        )
+        for end in target.solved_ends()
+    ]
+    vectors = np.concatenate([part.vectors for part in found], axis=1)
+    if vectors.shape[1] == 0:
+        raise ConvergenceError(
+            f"none of {k} eigenpairs ({target.which}) converged to a residual of {reach:.1e} relative to the norm "
+            f"within max_products={monitor.max_products}: raise max_products or tol"
+        )
+    values = np.concatenate([part.values for part in found])
+    chosen = target.best(values, k)
+    budget = "restarts" if monitor.max_products is None else "max_products"
+    stopped = "converged" if all(part.complete for part in found) else budget
+    basis = _real_basis(torch.from_numpy(np.ascontiguousarray(vectors[:, chosen])), values[chosen])
+    level = Progress(norm=measured.norm, level=measured.level)
+    return Found(basis.to(operator.device), stopped, level, reach)
+
+
+def _real_basis(X: Tensor, values: "np.ndarray[tuple[int], np.dtype[np.generic]]") -> Tensor:
+    """Orthonormalize eigenvectors; of a conjugate pair, the real and the imaginary part of the first."""
+    if X.is_complex():
+        upper = torch.from_numpy(np.flatnonzero(values.imag > 0))
+        real = torch.from_numpy(np.flatnonzero(values.imag == 0))
+        X = torch.cat([X[:, upper].real, X[:, upper].imag, X[:, real].real], dim=1)
+    Q: Tensor = torch.linalg.qr(X.double())[0]
+    return Q

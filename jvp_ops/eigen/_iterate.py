@@ -1,0 +1,169 @@
+"""Setting up the iteration: start vectors, deflation, checkpoints; and what it leaves behind."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops._checks import check_finite
+from jvp_ops._random import normal
+from jvp_ops.eigen._krylov import Krylov, Plan, Progress
+from jvp_ops.errors import DataError, InputError, NonFiniteError
+from jvp_ops.operators import TensorOperator
+from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint, sha256_of
+
+PROBE = 1e3  # a product differs from run to run by a few rounding levels, and from another operator's by far more
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a solve keeps its state, and what it must be of."""
+
+    path: Path
+    identity: dict[str, Any]
+    there: bool
+
+
+def checkpoint_at(
+    path: str | Path | None, *, resume: bool, identity: Callable[[], dict[str, Any]]
+) -> Checkpoint | None:
+    """Check ``checkpoint=`` and ``resume=`` before anything is computed."""
+    there = prepare_checkpoint(path, resume=resume)
+    return None if path is None else Checkpoint(Path(path), identity(), there)
+
+
+def start_block(operator: TensorOperator, given: Tensor | None, width: int, rng: np.random.Generator) -> Tensor:
+    """Make the first block: the vectors that are given, or random ones."""
+    if given is None:
+        return normal(rng, operator.shape[0], width, dtype=torch.float64, device=operator.device)
+    if not bool(given.any()):
+        raise InputError("start holds nothing but zeros: give vectors near the eigenvectors, or leave it out")
+    return given
+
+
+def columns_of(operator: TensorOperator, vectors: Any, name: str) -> Tensor:
+    """Read vectors, or the vectors of a result, as real columns of shape (n, m) on the operator's device."""
+    tensor = getattr(vectors, "vectors", vectors)
+    n = operator.shape[0]
+    if not isinstance(tensor, Tensor) or tensor.ndim not in (1, 2) or tensor.shape[0] != n or tensor.shape[-1] == 0:
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(vectors).__name__
+        raise InputError(f"{name} must be a tensor of shape ({n},) or ({n}, m), or an Eigenpairs, not {shape}")
+    wide = tensor if tensor.ndim == 2 else tensor[:, None]
+    if wide.is_complex():
+        wide = torch.cat([wide.real, wide.imag[:, wide.imag.abs().amax(dim=0) > 0]], dim=1)
+    wide = wide.detach().to(device=operator.device, dtype=torch.float64)
+    if not wide.is_sparse and wide.layout == torch.strided:
+        check_finite(wide, name)
+    return wide
+
+
+def deflated_basis(X: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Make known eigenvectors orthonormal; sparse ones must be so already."""
+    if X is None:
+        return None
+    if X.layout == torch.strided:
+        Q, R = torch.linalg.qr(X)
+        sizes = R.diagonal().abs()
+        if X.shape[1] > X.shape[0] or bool((sizes <= 1e-10 * sizes.max()).any()):
+            raise InputError("deflate holds linearly dependent vectors: give each eigenvector once")
+        orthonormal: Tensor = Q.to(dtype)
+        return orthonormal
+    gram = torch.sparse.mm(X.mT, X).coalesce()
+    row, column = gram.indices()
+    off, ones = gram.values()[row != column].abs(), gram.values()[row == column]
+    if len(ones) < X.shape[1] or float((ones - 1).abs().max()) > 1e-9 or float(off.sum()) > 1e-9:
+        raise InputError("a sparse deflate must have orthonormal columns: its Gram matrix is not the identity")
+    return X.to(dtype)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a solver leaves: an orthonormal basis of the wanted eigenspace, and how it ended.
+
+    Attributes
+    ----------
+    basis : Tensor, shape (n, g)
+    stopped : str
+        ``converged``, ``rounding``, ``max_products``, ``max_seconds``, ``cancelled``, ``restarts`` or ``failed``.
+    progress : Progress
+    reach : float
+        The residual that the solver went for, relative to ‖A‖.
+    image : Tensor, shape (n, g), optional
+        The basis's product with A, as an iteration computed it.
+    """
+
+    basis: Tensor
+    stopped: str
+    progress: Progress
+    reach: float
+    image: Tensor | None = None
+
+
+def iterate(solver: Krylov, checkpoint: Checkpoint | None) -> Found:
+    """Run the solver; a `NonFiniteError` from a product leaves with what was ``found`` before it."""
+    if checkpoint is not None:
+        solver.save = lambda: _save(solver, checkpoint)
+        if checkpoint.there:
+            _resume(solver, checkpoint)
+    try:
+        stopped = solver.run()
+    except NonFiniteError as error:
+        error.found = _found(solver, "failed")
+        raise
+    return _found(solver, stopped)
+
+
+def _found(solver: Krylov, stopped: str) -> Found:
+    Q = solver.found().Q if solver.subspace.size else np.zeros((0, 0))
+    image = solver.subspace.image @ solver.subspace.on_device(Q)
+    progress = solver.progress
+    return Found(solver.subspace.combine(Q), stopped, progress, max(solver.plan.tol, 2 * progress.level), image)
+
+
+def _save(solver: Krylov, checkpoint: Checkpoint) -> None:
+    solver.progress.products, solver.progress.seconds = solver.monitor.products, solver.monitor.seconds
+    progress = {**asdict(solver.progress), "least": min(solver.progress.least, float(np.finfo(float).max))}
+    record = {"progress": progress, "rng": solver.subspace.rng.bit_generator.state}
+    arrays: dict[str, NDArray[Any]] = {
+        **solver.subspace.arrays(),
+        "block": solver.block.cpu().numpy(),
+        "settled": solver.settled,
+    }
+    save_checkpoint(checkpoint.path, arrays, record, checkpoint.identity)
+
+
+def _resume(solver: Krylov, checkpoint: Checkpoint) -> None:
+    """Go back to a checkpoint, and see that a product is still the one it holds."""
+    arrays, record = load_checkpoint(checkpoint.path, checkpoint.identity)
+    solver.subspace.restore(arrays)
+    solver.block = torch.from_numpy(arrays["block"]).to(solver.subspace.device)
+    solver.settled = arrays["settled"]
+    solver.progress = Progress(**record["progress"])
+    solver.subspace.rng.bit_generator.state = record["rng"]
+    solver.monitor.products, solver.monitor.earlier = solver.progress.products, solver.progress.seconds
+    if solver.subspace.size == 0:
+        return
+    operator = solver.multiplied
+    again = operator.apply(solver.subspace.basis[:, :1].to(operator.torch_dtype).contiguous())
+    kept = solver.subspace.image[:, :1]
+    level = max(solver.progress.level, torch.finfo(operator.torch_dtype).eps)
+    if float((again.double() - kept.double()).norm()) > PROBE * level * max(solver.progress.norm, float(kept.norm())):
+        raise DataError(
+            f"the checkpoint {checkpoint.path} is of another operator: its product with a kept vector differs; "
+            "something that the fingerprint does not see has changed"
+        )
+
+
+def request_identity(
+    operator: TensorOperator, plan: Plan, dtype: torch.dtype, start: Tensor | None, deflated: Tensor | None, rng: Any
+) -> dict[str, Any]:
+    """Name all that the course of a solve depends on."""
+    plain = {**asdict(plan), "basis": str(dtype), "rng": rng}
+    plain["start"] = None if start is None else sha256_of(start)
+    plain["deflate"] = None if deflated is None else sha256_of(deflated.to_dense() if deflated.is_sparse else deflated)
+    return {"eigenpairs": plain, "operator": operator.identity()}

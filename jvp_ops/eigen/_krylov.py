@@ -1,0 +1,278 @@
+"""Thick-restart block Krylov iteration: Lanczos for symmetric operators, Krylov–Schur for others."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops.eigen._monitor import Monitor, SolveStatus
+from jvp_ops.eigen._projected import Ritz, ritz
+from jvp_ops.eigen._rounding import Rounding
+from jvp_ops.eigen._subspace import Subspace
+from jvp_ops.eigen._target import Target
+from jvp_ops.errors import InputError
+from jvp_ops.operators import TensorOperator
+
+VERIFY_BLOCKS = 8
+CHECK_EVERY = 2
+SAVE_SECONDS = 30.0
+STALLED_CHECKS = 24
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of the iteration.
+
+    Attributes
+    ----------
+    k, target
+        How many eigenvalues, and which.
+    tol : float
+        Residual to reach, relative to ‖A‖.
+    block, capacity, kept : int
+        Vectors multiplied at once; the most the basis holds; how many a restart keeps.
+    verify : bool
+        Whether to look for missed eigenvalues from a fresh random block before stopping.
+    refine : bool
+        Whether to go on with the operator in float64 where its own dtype cannot reach `tol`.
+    """
+
+    k: int
+    target: Target
+    tol: float
+    block: int
+    capacity: int
+    kept: int
+    verify: bool
+    refine: bool
+
+
+@dataclass
+class Progress:
+    """What an iteration has to remember beside its subspace; all of it goes into a checkpoint."""
+
+    norm: float = 0.0
+    level: float = -1.0  # measured at the first check of each dtype
+    in_float64: bool = False
+    verifying: bool = False
+    verified: bool = False
+    rounds: int = 0
+    blocks: int = 0  # since the last restart
+    least: float = np.inf
+    stalled: int = 0
+    products: int = 0
+    seconds: float = 0.0
+    history: list[list[float]] = field(default_factory=list)
+
+
+class Krylov:
+    """One solve, as a short loop over a `Subspace`.
+
+    A restart keeps the best Ritz (Schur) vectors and goes on from the residuals of those that have not converged, so
+    converged vectors stay in the basis, are tested anew at each check, and may cease to count (soft locking).
+
+    Parameters
+    ----------
+    operator : TensorOperator
+        A.
+    rounding : Rounding
+        Knows the operator in float64, where there is one; the norm and level are measured as the solve goes.
+    plan : Plan
+    subspace : Subspace
+        Empty.
+    start : Tensor, shape (n, m)
+        The first block, not yet orthonormal.
+    monitor : Monitor
+    """
+
+    def __init__(
+        self,
+        operator: TensorOperator,
+        rounding: Rounding,
+        plan: Plan,
+        subspace: Subspace,
+        start: Tensor,
+        monitor: Monitor,
+    ) -> None:
+        self.operator, self.rounding, self.plan, self.subspace = operator, rounding, plan, subspace
+        self.monitor = monitor
+        self.save: Callable[[], None] | None = None  # writes a checkpoint, where there is one
+        self.block = subspace.orthonormal(start, max(plan.block, start.shape[1]))
+        self.progress = Progress()
+        self.settled: NDArray[Any] = np.zeros(0)
+        self._saved = time.perf_counter()
+
+    @property
+    def multiplied(self) -> TensorOperator:
+        """The operator that is multiplied by now."""
+        return self.rounding.exact or self.operator if self.progress.in_float64 else self.operator
+
+    def run(self) -> str:
+        """Iterate until something stops it, and say what: ``converged``, ``rounding``, or a budget's name."""
+        stopped = None
+        with self.monitor.interruptible():
+            while stopped is None:
+                stopped = self.monitor.obstacle(self.block.shape[1]) or self._advance()
+                if self.save is not None and (stopped or time.perf_counter() - self._saved > SAVE_SECONDS):
+                    self.save()
+                    self._saved = time.perf_counter()
+        return stopped
+
+    def found(self) -> Ritz:
+        """Give the wanted part of the projected problem; empty where nothing was multiplied yet."""
+        return self._wanted(self._ritz())
+
+    def _advance(self) -> str | None:
+        block = self.block
+        if block.shape[1] == 0:  # the whole space is spanned, or a finished solve was resumed
+            return self._check(self.subspace.image, True)
+        image = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous()).to(self.subspace.dtype)
+        self.monitor.count(block.shape[1])
+        self.subspace.append(block, image)
+        self.block = block[:, :0]
+        self.progress.blocks += 1
+        following = min(self.plan.block, self.subspace.room)
+        full = following == 0 or self.subspace.size + following > self.plan.capacity or block.shape[1] > self.plan.block
+        if self.progress.verifying:
+            due = full or self.progress.blocks == VERIFY_BLOCKS
+        else:
+            due = full or (self.progress.blocks % CHECK_EVERY == 0 and self.subspace.size > self.plan.k)
+        if due:
+            return self._check(image, full)
+        self.block = self.subspace.orthonormal(image, following)
+        return None
+
+    def _check(self, image: Tensor, full: bool) -> str | None:
+        """Look at the Ritz pairs; stop, verify, refine, restart, or just go on."""
+        found = self._ritz()
+        residuals = self.subspace.residuals(found.Q, found.S)
+        wanted = self._wanted(found)
+        self._measure(found)
+        errors = _eigenpair_residuals(residuals[:, : len(wanted.values)], wanted)
+        converged = errors <= self._reach()
+        self._report(wanted, errors, converged)
+        progress, whole = self.progress, self.subspace.room == 0
+        if len(wanted.values) >= self.plan.k and (converged.all() or self._stalls(errors)):
+            settled = progress.verifying and self._is_settled(wanted.values)
+            if not whole and self.plan.verify and not (settled or progress.verified):
+                self._verify(found, wanted.values)
+                return None
+            if self.plan.refine and not progress.in_float64 and self._reach() > self.plan.tol * progress.norm:
+                return self._refine(found)
+            return "converged" if self._reach() <= self.plan.tol * progress.norm else "rounding"
+        progress.verifying = False
+        if whole:
+            return "rounding"
+        if full:
+            self._restart(found, residuals, np.flatnonzero(~converged))
+        else:
+            self.block = self.subspace.orthonormal(image, self.plan.block)
+        return None
+
+    def _ritz(self) -> Ritz:
+        size, p = self.subspace.size, self.plan.kept
+        return ritz(self.subspace.projection, self.plan.target, self.operator.symmetric, min(p, size))
+
+    def _wanted(self, found: Ritz) -> Ritz:
+        k = min(self.plan.k, len(found.values))
+        return found.first(k + found.splits_pair(k))
+
+    def _reach(self) -> float:
+        return max(self.plan.tol, 2 * self.progress.level) * self.progress.norm
+
+    def _measure(self, found: Ritz) -> None:
+        """Measure the size of A from below, its rounding once, and whether it is symmetric if it says so."""
+        progress, projection = self.progress, self.subspace.projection
+        columns = torch.linalg.vector_norm(self.subspace.image, dim=0)
+        progress.norm = max(progress.norm, float(columns.max()), float(np.linalg.norm(projection, 2)))
+        if progress.level < 0:
+            leading = self.subspace.combine(found.Q[:, :1])
+            progress.level = self.rounding.at(self.multiplied, leading, progress.norm)
+            asymmetry = float(np.abs(projection - projection.T).max())
+            if self.operator.symmetric and asymmetry > 100 * progress.level * progress.norm:
+                raise InputError(
+                    f"the operator is declared symmetric, but uᵀAv and vᵀAu differ by {asymmetry:.1e} for unit u, v "
+                    f"(‖A‖ is {progress.norm:.1e} or more): give it its adjoint and symmetric=False"
+                )
+
+    def _report(self, wanted: Ritz, errors: NDArray[np.float64], converged: NDArray[np.bool_]) -> None:
+        progress = self.progress
+        progress.products, progress.seconds = self.monitor.products, self.monitor.seconds
+        relative = errors / progress.norm if progress.norm > 0 else errors
+        count = int(converged.sum())
+        progress.history.append([progress.products, count, float(relative.max(initial=0.0))])
+        phase = "verifying" if progress.verifying else "float64" if progress.in_float64 else "solving"
+        self.monitor.report(
+            SolveStatus(progress.products, count, self.plan.k, wanted.values, relative, progress.seconds, phase)
+        )
+
+    def _stalls(self, errors: NDArray[np.float64]) -> bool:
+        """Notice residuals that rounding keeps from shrinking, near the level that was measured at one vector."""
+        progress, worst = self.progress, float(errors.max())
+        progress.stalled = 0 if worst < 0.7 * progress.least else progress.stalled + 1
+        progress.least = min(progress.least, worst)
+        if progress.stalled < STALLED_CHECKS or worst > 100 * progress.level * progress.norm:
+            return False
+        progress.level = worst / progress.norm
+        return True
+
+    def _is_settled(self, values: NDArray[Any]) -> bool:
+        """Whether a fresh random block has changed nothing."""
+        progress, allowed = self.progress, 2 * self._reach()
+        if not self.operator.symmetric:
+            allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
+        moved = np.abs(values[:, None] - self.settled).min(axis=1).max()
+        progress.verified = bool(moved <= allowed)
+        return progress.verified or progress.rounds > self.plan.k + 20
+
+    def _verify(self, found: Ritz, values: NDArray[Any]) -> None:
+        self.settled = values
+        self.progress.verifying = True
+        self.progress.rounds += 1
+        self._keep(found)
+        empty = torch.empty(self.subspace.n, 0, dtype=self.subspace.dtype, device=self.subspace.device)
+        self.block = self.subspace.orthonormal(empty, self.plan.block)
+
+    def _restart(self, found: Ritz, residuals: Tensor, unconverged: NDArray[np.intp]) -> None:
+        later = np.arange(len(self._wanted(found).values), len(found.values))
+        chosen = np.concatenate([unconverged, later])[: self.plan.block]
+        directions = residuals[:, torch.from_numpy(chosen).to(residuals.device)]
+        self._keep(found)
+        self.block = self.subspace.orthonormal(directions, self.plan.block)
+
+    def _keep(self, found: Ritz) -> None:
+        most = max(self.plan.capacity - 2 * self.plan.block, 1)
+        p = min(len(found.values), most)
+        self.subspace.rotate(found.first(p + found.splits_pair(p)).Q)
+        self.progress.blocks = 0
+
+    def _refine(self, found: Ritz) -> str | None:
+        """Go on in float64 from the vectors found: a Rayleigh–Ritz pass, then as many blocks as it takes."""
+        progress, exact = self.progress, self.rounding.exact
+        assert exact is not None
+        p = min(len(found.values), max(self.plan.k + self.plan.block, 2 * self.plan.k))
+        if obstacle := self.monitor.obstacle(p):
+            return obstacle
+        self._keep(found.first(p + found.splits_pair(p)))
+        self.subspace.replace_image(exact.apply(self.subspace.basis.to(exact.torch_dtype).contiguous()))
+        self.monitor.count(self.subspace.size)
+        progress.in_float64, progress.verifying, progress.level = True, False, -1.0
+        progress.least, progress.stalled = np.inf, 0
+        return self._check(self.subspace.image, True)
+
+
+def _eigenpair_residuals(residuals: Tensor, wanted: Ritz) -> NDArray[np.float64]:
+    """Compute ‖A x − λ x‖ of the eigenpairs from A V Q − V Q S."""
+    if not np.iscomplexobj(wanted.values):
+        lengths: NDArray[np.float64] = torch.linalg.vector_norm(residuals, dim=0).double().cpu().numpy()
+        return lengths
+    gram = (residuals.mT @ residuals).double().cpu().numpy()
+    Z = wanted.eigenvectors()
+    squares = np.einsum("ij,ik,kj->j", Z.conj(), gram, Z).real
+    root: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0))
+    return root

@@ -1,0 +1,121 @@
+"""The small projected problem: its eigenvalues, ranked, with an orthonormal basis of the best of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from jvp_ops.eigen._target import Target
+from jvp_ops.errors import ConvergenceError
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """The partial Schur form T Q = Q S of a projection T, best eigenvalues first.
+
+    Attributes
+    ----------
+    values : ndarray, shape (p,)
+        The diagonal of S; in conjugate pairs, both together, where T is not symmetric.
+    Q : ndarray of float64, shape (size, p)
+        Orthonormal columns: eigenvectors where T is symmetric, Schur vectors where it is not.
+    S : ndarray of float64, shape (p, p)
+        Diagonal where T is symmetric; else upper triangular but for 2 × 2 blocks of conjugate pairs.
+    """
+
+    values: NDArray[Any]
+    Q: NDArray[np.float64]
+    S: NDArray[np.float64]
+
+    def first(self, p: int) -> "Ritz":
+        """Take the first p columns."""
+        return Ritz(self.values[:p], self.Q[:, :p], self.S[:p, :p])
+
+    def splits_pair(self, p: int) -> bool:
+        """Whether a cut after p columns would part a conjugate pair."""
+        return 0 < p < len(self.values) and self.S[p, p - 1] != 0
+
+    def eigenvectors(self) -> NDArray[Any]:
+        """Give the unit eigenvectors Z of S, shape (p, p): those of A's compression are V Q Z."""
+        if not np.iscomplexobj(self.values):
+            return np.eye(len(self.values))
+        return _schur_eigenvectors(self.S)
+
+
+def ritz(projection: NDArray[np.float64], target: Target, symmetric: bool, p: int) -> Ritz:
+    """Solve the projected problem for the p best eigenvalues (p + 1 where the cut would split a pair)."""
+    if symmetric:
+        values, vectors = np.linalg.eigh((projection + projection.T) / 2)
+        order = target.ranking(values)[:p]
+        return Ritz(values[order], vectors[:, order], np.diag(values[order]))
+    S, Q = scipy.linalg.schur(projection, output="real")
+    S, Q, values = _ordered(S, Q, target, p)
+    found = Ritz(values, Q, S)
+    return found.first(min(p, len(values)) + found.splits_pair(p))
+
+
+def _ordered(S: NDArray[np.float64], Q: NDArray[np.float64], target: Target, p: int) -> tuple[Any, Any, Any]:
+    """Move the blocks of the p best eigenvalues to the top, best first (LAPACK's trexc)."""
+    blocks = _blocks(S)
+    ranked = target.ranking(_eigenvalues(S))
+    order = list(dict.fromkeys(next(b for b, rows in enumerate(blocks) if i in rows) for i in ranked))
+    where = list(range(len(blocks)))
+    done = 0
+    for position, block in enumerate(order):
+        if done >= p:
+            break
+        now = where.index(block)
+        first = sum(len(blocks[b]) for b in where[:now])
+        if first != done:
+            S, Q, info = scipy.linalg.lapack.dtrexc(S, Q, first + 1, done + 1, overwrite_a=1, overwrite_q=1)
+            if info < 0:
+                raise ConvergenceError("the projected problem could not be reordered")
+            if info > 0:
+                break  # two blocks too close to swap: the order among them is rounding
+            where.insert(position, where.pop(now))
+        done += len(blocks[block])
+    return S, Q, _eigenvalues(S)
+
+
+def _blocks(S: NDArray[np.float64]) -> list[list[int]]:
+    """List the rows of the diagonal blocks of a real Schur form."""
+    blocks, row = [], 0
+    while row < len(S):
+        wide = row + 1 < len(S) and S[row + 1, row] != 0
+        blocks.append([row, row + 1] if wide else [row])
+        row += 1 + wide
+    return blocks
+
+
+def _eigenvalues(S: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """Read the eigenvalues off the diagonal blocks, the upper one of a pair first."""
+    values = np.diag(S).astype(np.complex128)
+    for rows in _blocks(S):
+        if len(rows) == 2:
+            i, j = rows
+            values[i] += 1j * np.sqrt(abs(S[i, j])) * np.sqrt(abs(S[j, i]))  # LAPACK makes both diagonals equal
+            values[j] = np.conj(values[i])
+    return values
+
+
+def _schur_eigenvectors(S: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """Solve (S − λ_j I) z = 0 by back substitution, so that z_j needs no column after λ_j's block."""
+    p = len(S)
+    triangle, U = scipy.linalg.rsf2csf(S, np.eye(p))
+    least = np.finfo(float).eps * max(float(np.abs(triangle).max(initial=0.0)), np.finfo(float).tiny)
+    Z = np.zeros((p, p), dtype=np.complex128)
+    for j in range(p):
+        z = np.zeros(p, dtype=np.complex128)
+        z[j] = 1
+        for i in range(j - 1, -1, -1):
+            gap = triangle[i, i] - triangle[j, j]
+            z[i] = -(triangle[i, i + 1 : j + 1] @ z[i + 1 : j + 1]) / (gap if abs(gap) > least else least)
+            if abs(z[i]) > 1e100:
+                z /= abs(z[i])
+        Z[:, j] = U @ (z / np.linalg.norm(z))
+    for rows in _blocks(S):
+        if len(rows) == 2 and triangle[rows[0], rows[0]].imag < 0:
+            Z[:, rows] = Z[:, rows[::-1]]
+    return Z

@@ -1,0 +1,123 @@
+"""Proof by inertia that no eigenvalue was missed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jvp_ops.eigen._inertia import inertia
+from jvp_ops.eigen._target import Target
+from jvp_ops.operators import TensorOperator
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What inertia says of a result: all of A's eigenvalues that are not in it lie in [low, high], or why not."""
+
+    low: float = -np.inf
+    high: float = np.inf
+    complete: bool = False
+    reason: str = ""
+
+
+def prove(operator: TensorOperator, target: Target, values: Floats, bounds: Floats, *, progress: bool) -> Proof:
+    """Count, by LDLᵀ of the dense matrix, the eigenvalues beyond the worst one found.
+
+    First just on the near side of its interval, where a count of k proves the most. Where the cut goes through a
+    cluster, or a multiple eigenvalue, there are more: then on the far side, where those that lie beyond must all
+    have been found.
+    """
+    matrix = operator.dense(progress=progress).double()
+    size = float(matrix.abs().sum(dim=0).max())
+    margin = 4 * len(matrix) * float(np.finfo(np.float64).eps) * size
+    reason = ""
+    for low, high in _intervals(target, values, bounds, margin):
+        reason = ""
+        for shift, above in ((high, True), (low, False)):
+            if not np.isfinite(shift):
+                continue
+            counted = inertia(matrix, shift)
+            there = counted.above if above else counted.below
+            known = int((values - bounds > shift).sum() if above else (values + bounds < shift).sum())
+            side = "above" if above else "below"
+            if counted.undecided:
+                reason = f"rounding hides on which side of {shift:.10g} {counted.undecided} eigenvalues lie"
+            elif there != known:
+                reason = f"{there} eigenvalues lie {side} {shift:.10g}, and {known} of them were found"
+        if not reason:
+            return Proof(low, high, True)
+    return Proof(reason=reason)
+
+
+def _intervals(target: Target, values: Floats, bounds: Floats, margin: float) -> list[tuple[float, float]]:
+    """Say where the eigenvalues that were not found should lie, on either side of the worst one found."""
+    if target.which == "LM":
+        keys = np.abs(target.shift + target.scale * values)
+        edges = _edges(keys, abs(target.scale) * bounds, abs(target.scale) * margin)
+        ends = [sorted((s * max(edge, 0.0) - target.shift) / target.scale for s in (-1, 1)) for edge in edges]
+        return [(low, high) for low, high in ends]
+    k = len(values)
+    lower = {"LA": 0, "SA": k, "BE": k // 2}[target.which] if target.sign > 0 else None
+    if lower is None:
+        lower = {"LA": k, "SA": 0, "BE": k - k // 2}[target.which]
+    order = np.argsort(values, kind="stable")
+    low, high = order[:lower], order[lower:]
+    lows = [-edge for edge in _edges(-values[low], bounds[low], margin)] if len(low) else [-np.inf] * 2
+    highs = _edges(values[high], bounds[high], margin) if len(high) else [np.inf] * 2
+    return list(zip(lows, highs, strict=True))
+
+
+def _edges(keys: Floats, bounds: Floats, margin: float) -> list[float]:
+    """Give the near and the far edge of the worst interval and all that overlap it, where larger keys are better."""
+    order = np.argsort(keys)
+    near = float((keys - bounds).min())
+    far = float(keys[order[0]] + bounds[order[0]])
+    for i in order:
+        if keys[i] - bounds[i] <= far + 2 * margin:
+            far = max(far, float(keys[i] + bounds[i]))
+    return [near - margin, far + margin]
+
+
+def sharpened(values: Floats, bounds: Floats, gram: Floats, errors: Floats, proof: Proof) -> Floats:
+    """Sharpen simultaneous bounds by gaps that are proved: ‖R‖²/δ for a group at distance δ from all other eigenvalues.
+
+    Parameters
+    ----------
+    values, bounds, errors : ndarray, shape (k,)
+    gram : ndarray, shape (k, k)
+        RᵀR of the residuals.
+    proof : Proof
+        Where the eigenvalues that were not found lie.
+
+    References
+    ----------
+    B. N. Parlett, "The Symmetric Eigenvalue Problem" (1998), theorem 11.7.1; R. Mathias, "Quadratic residual bounds
+    for the Hermitian eigenvalue problem", SIAM Journal on Matrix Analysis 19 (1998).
+    """
+    best = bounds.copy()
+    if not proof.complete:
+        return best
+    for group in _groups(values, bounds):
+        size = float(np.sqrt(np.linalg.norm(gram[np.ix_(group, group)], 2)) + np.linalg.norm(errors[group]))
+        low, high = values[group].min(), values[group].max()
+        others = [i for i in range(len(values)) if i not in group]
+        gaps = [max(values[i] - bounds[i] - high, low - values[i] - bounds[i]) for i in others]
+        if np.isfinite(proof.low) or np.isfinite(proof.high):
+            gaps.append(max(proof.low - high, low - proof.high))
+        gap = min(gaps, default=0.0) - size  # the complement's spectrum is within ‖R‖ of the other eigenvalues
+        if gap > 0:
+            best[group] = np.minimum(best[group], size * size / gap + errors[group])
+    return best
+
+
+def _groups(values: Floats, bounds: Floats) -> list[list[int]]:
+    """List the sets of values whose intervals overlap."""
+    groups: list[list[int]] = []
+    for i in np.argsort(values, kind="stable"):
+        if groups and values[i] - bounds[i] <= (values + bounds)[groups[-1]].max():
+            groups[-1].append(int(i))
+        else:
+            groups.append([int(i)])
+    return groups
