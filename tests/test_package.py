@@ -27,6 +27,8 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NAMES = {
+    "Adam",
+    "AdamW",
     "ConvergenceError",
     "DataError",
     "Dataset",
@@ -34,6 +36,7 @@ NAMES = {
     "FunctionMap",
     "GaussNewtonOperator",
     "GradientDescent",
+    "HeavyBall",
     "HessianOperator",
     "InputError",
     "JacobianOperator",
@@ -41,9 +44,11 @@ NAMES = {
     "MemoryBudgetError",
     "MissingExtraError",
     "ModelLoss",
+    "Nesterov",
     "NonFiniteError",
     "Parameter",
     "Parameters",
+    "RMSProp",
     "TwoLayerLoss",
     "eigenpairs",
     "load_digits",
