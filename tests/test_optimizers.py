@@ -10,6 +10,7 @@ from optimizers import BETA, CLIP, EPS, LR, OPTIMIZERS, SQUARES
 from torch.func import jacfwd, jacrev
 
 import jvp_ops as jo
+from jvp_ops.store import fingerprint
 
 STEPS = 100
 TWO, MODULE = TWO_LAYER["dead inputs"], MODULES["perceptron"]
@@ -211,3 +212,79 @@ def test_gradient_descents_affine_identity_follows_the_schedule():
         expected = A.affine.shift * torch.eye(len(problem.theta())).double() + A.affine.scale * problem.H()
         torch.testing.assert_close(A.dense(), expected, rtol=0, atol=1e-13)
         assert math.isclose(f.threshold(step), 2 * (step + 2) - 0.5)
+
+
+def test_identities_name_all_that_a_matrix_depends_on():
+    loss, theta = TWO.loss(), TWO.theta()
+
+    def of(f, step=0, theta=theta):
+        assert f.identity()["loss"] == loss.identity()
+        fingerprint(f.identity())  # JSON-able
+        return fingerprint(f.jacobian(f.initial(theta), step).identity())
+
+    def heavy(lr=0.5, momentum=0.5, **options):
+        return jo.HeavyBall(loss, lr, momentum, **options)
+
+    maps = [heavy(), heavy(lr=0.25), heavy(momentum=0.25), heavy(dampening=0.5), heavy(weight_decay=0.5)]
+    maps += [heavy(clip=0.5), jo.Nesterov(loss, 0.5, 0.5), jo.AdamW(loss, 0.5)]
+    found = [of(f) for f in maps] + [of(jo.Adam(loss, 0.5), step) for step in (0, 1)]
+    assert len(set(found)) == 10
+    assert of(heavy()) == of(heavy(), step=3) == of(heavy(lr=lambda step: 0.5)) == found[0]
+    assert of(heavy(), theta=2 * theta) != found[0]
+
+
+def test_a_schedule_is_named_by_its_code_and_what_it_closes_over():
+    def closed(rate):
+        return lambda step: rate
+
+    def default(rate):
+        return lambda step, rate=rate: rate
+
+    def of(lr):
+        return fingerprint(jo.GradientDescent(TWO.loss(), lr).identity())
+
+    found = [of(make(rate)) for make in (closed, default) for rate in (0.5, 0.25)]
+    assert len({*found, of(0.5), of([0.5].__getitem__)}) == 6
+    assert of(closed(0.5)) == found[0]
+
+
+def test_states_and_numbers_of_the_wrong_kind_are_refused():
+    loss = jo.FunctionLoss(lambda x: (x**2).sum(), size=2, dtype="float64")
+    theta = torch.ones(2, dtype=torch.float64)
+    adam = jo.Adam(loss, 0.1)
+    state = adam.initial(theta)
+    state[-1] = -1.0
+    lonely = adam.initial(0 * theta)
+    lonely[2] = 1.0
+    schedule = jo.HeavyBall(loss, lambda step: [0.1, -0.1, math.nan][step], 0.5)
+    bad = [
+        (lambda: adam(theta), r"state has shape \(2,\); expected \(6,\)"),
+        (lambda: adam.jacobian(state), "v in the state holds 1 negative numbers, .*start from Adam.initial"),
+        (lambda: adam.preconditioner(state), "negative numbers"),
+        (lambda: adam.initial(torch.ones(3)), r"theta has shape \(3,\)"),
+        (lambda: adam.theta(theta), r"state has shape \(2,\)"),
+        (lambda: adam(adam.initial(theta), -1), "step must be an integer of at least 0 .*not -1"),
+        (lambda: adam.jacobian(adam.initial(theta), 1.0), r"step must be an integer .*not 1\.0"),
+        (lambda: adam.preconditioner(adam.initial(theta), True), "step must be an integer .*not True"),
+        (lambda: schedule.run(schedule.initial(theta), steps=2), r"lr\(1\) must be at least 0, not -0.1"),
+        (lambda: schedule.jacobian(schedule.initial(theta), 2), r"lr\(2\) must be a finite real number, not nan"),
+        (lambda: schedule.threshold(1), r"lr\(1\) must be at least 0"),
+        (lambda: schedule.phase_space_eigenvalues([1j]), "h must hold finite real eigenvalues"),
+        (lambda: schedule.phase_space_eigenvalues([math.nan]), "h must hold finite real eigenvalues"),
+        (lambda: jo.Adam(loss, 0.1, 0.9), r"betas must be a pair of numbers such as \(0.9, 0.999\), not 0.9"),
+        (lambda: jo.Adam(loss, 0.1, (0.9, 1.0)), r"betas\[1\] must be less than 1, not 1.0"),
+        (lambda: jo.RMSProp(loss, 0.1, -0.5), "alpha must be at least 0, not -0.5"),
+        (lambda: jo.RMSProp(loss, 0.1, eps=0), "eps must be above 0, not 0"),
+        (lambda: jo.HeavyBall(loss, 0.1, "0.9"), "momentum must be a finite real number, not '0.9'"),
+        (lambda: jo.Nesterov(loss, 0.1, -0.9), "momentum must be at least 0"),
+        (lambda: jo.Nesterov(loss, 0.1, 0.9, weight_decay=-1), "weight_decay must be at least 0"),
+        (lambda: jo.GradientDescent(loss, 0.1, clip=0), "clip must be a norm above 0, or None .*not 0"),
+        (lambda: jo.HeavyBall(len, 0.1, 0.9), "loss must be a loss such as"),
+    ]
+    for call, message in bad:
+        with pytest.raises(jo.InputError, match=message):
+            call()
+    with pytest.raises(jo.NonFiniteError, match="infinite derivative at this state: in 1 of 2 entries"):
+        adam.jacobian(lonely)
+    with pytest.raises(jo.NonFiniteError, match="state holds 1 NaN"):
+        adam(torch.cat([theta, theta, theta]).index_fill(0, torch.tensor([3]), math.nan))
