@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from jvp_ops.maps import FunctionMap as FunctionMap
     from jvp_ops.maps import GradientDescent as GradientDescent
     from jvp_ops.maps import HeavyBall as HeavyBall
+    from jvp_ops.maps import MinibatchSGD as MinibatchSGD
     from jvp_ops.maps import Nesterov as Nesterov
     from jvp_ops.maps import RMSProp as RMSProp
     from jvp_ops.operators import GaussNewtonOperator as GaussNewtonOperator
@@ -86,6 +87,7 @@ _HOME = {
     "FunctionMap": "jvp_ops.maps",
     "GradientDescent": "jvp_ops.maps",
     "HeavyBall": "jvp_ops.maps",
+    "MinibatchSGD": "jvp_ops.maps",
     "Nesterov": "jvp_ops.maps",
     "RMSProp": "jvp_ops.maps",
     "GaussNewtonOperator": "jvp_ops.operators",

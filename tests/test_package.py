@@ -42,6 +42,7 @@ NAMES = {
     "JacobianOperator",
     "JvpOpsError",
     "MemoryBudgetError",
+    "MinibatchSGD",
     "MissingExtraError",
     "ModelLoss",
     "Nesterov",

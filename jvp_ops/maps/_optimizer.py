@@ -176,6 +176,12 @@ class OptimizerMap:
             )
         )
 
+    def over(self, loss: Loss) -> Self:
+        """Make the same optimizer of another loss of the same parameters."""
+        other = copy.copy(self)
+        other.loss = loss
+        return other
+
     def identity(self) -> dict[str, Any]:
         """All that f depends on, as a JSON-able dict."""
         return {**self._settings(lr_identity(self.lr)), "loss": self.loss.identity()}
@@ -200,9 +206,7 @@ class OptimizerMap:
         }
 
     def _in_float64(self) -> Self:
-        other = copy.copy(self)
-        other.loss = self.loss.to(dtype=torch.float64)
-        return other
+        return self.over(self.loss.to(dtype=torch.float64))
 
     def _checked_theta(self, theta: Tensor) -> Tensor:
         size = self.loss.parameters.size
