@@ -66,6 +66,14 @@ def test_a_subset_of_inputs_by_keyword_takes_the_same_rows_of_all():
     assert len(set(alone)) == 6
 
 
+def test_data_that_changed_in_place_have_no_subset():
+    inputs = MODULE.inputs.clone()
+    loss = jo.ModelLoss(MODULE.model(), MODULE.function, (inputs, MODULE.targets))
+    inputs[0] = 0
+    with pytest.raises(jo.DataError, match="changed in place"):
+        loss.subset([1])
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_those_of_torch_on_the_same_batches(name):
     known = OPTIMIZERS[name]

@@ -10,6 +10,7 @@ from optimizers import BETA, CLIP, DAMPENING, DECAY, EPS, LR, OPTIMIZERS, SQUARE
 
 import jvp_ops as jo
 from jvp_ops.maps._spectrum import roots
+from jvp_ops.store import fingerprint
 
 PROBLEM = TWO_LAYER["two classes"]
 P = len(PROBLEM.theta())
@@ -244,3 +245,39 @@ def test_products_in_a_given_order_are_adjoint_over_several_steps():
     for A in reversed(operators):
         backward = A.apply_adjoint(backward)
     assert math.isclose(float(u @ forward), float(backward @ v), rel_tol=1e-11)
+
+
+def test_identities_name_all_that_a_matrix_depends_on():
+    loss, theta = PROBLEM.loss(), PROBLEM.theta()
+
+    def of(f, step=0, theta=theta):
+        assert f.identity()["loss"] == loss.identity()
+        fingerprint(f.identity())  # JSON-able
+        return fingerprint(f.jacobian(f.initial(theta), step).identity())
+
+    def heavy(lr=0.5, momentum=0.5, **options):
+        return jo.HeavyBall(loss, lr, momentum, **options)
+
+    maps = [heavy(), heavy(lr=0.25), heavy(momentum=0.25), heavy(dampening=0.5), heavy(weight_decay=0.5)]
+    maps += [heavy(clip=0.5), jo.Nesterov(loss, 0.5, 0.5), jo.AdamW(loss, 0.5)]
+    found = [of(f) for f in maps] + [of(jo.Adam(loss, 0.5), step) for step in (0, 1)]
+    assert len(set(found)) == 10
+    assert of(heavy()) == of(heavy(), step=3) == of(heavy(lr=lambda step: 0.5)) == found[0]
+    assert of(heavy(), theta=2 * theta) != found[0]
+    moved = [heavy().jacobian(torch.cat([theta, v])).identity() for v in (0 * theta, theta)]
+    assert moved[0] != moved[1]
+
+
+def test_a_schedule_is_named_by_its_code_and_what_it_closes_over():
+    def closed(rate):
+        return lambda step: rate
+
+    def default(rate):
+        return lambda step, rate=rate: rate
+
+    def of(lr):
+        return fingerprint(jo.GradientDescent(PROBLEM.loss(), lr).identity())
+
+    found = [of(make(rate)) for make in (closed, default) for rate in (0.5, 0.25)]
+    assert len({*found, of(0.5), of([0.5].__getitem__)}) == 6
+    assert of(closed(0.5)) == found[0]

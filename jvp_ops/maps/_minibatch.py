@@ -200,8 +200,8 @@ class MinibatchSGD:
         return run(self, state, steps=steps, first=first, progress=progress, callback=callback)
 
     def initial(self, theta: Tensor, step: int = 0) -> Tensor:
-        """Make the state that the optimizer starts from at θ."""
-        return self.at(step).initial(theta, step)
+        """Make the state that the optimizer starts from at θ, where `step` is the first step."""
+        return self.at(step).initial(theta)
 
     def theta(self, state: Tensor) -> Tensor:
         """Take θ out of a state, as a view."""

@@ -102,10 +102,10 @@ class HeavyBall(OptimizerMap):
     def _gain(self) -> float:
         return 1 - self.dampening if self.momentum else 1.0
 
-    def initial(self, theta: Tensor, step: int = 0) -> Tensor:
-        """Make the state that torch's optimizer starts from at θ; `step` is that of the first step."""
+    def initial(self, theta: Tensor) -> Tensor:
+        """Make the state that torch's optimizer starts from at θ: (θ, 0), or as in the notes with dampening."""
         if self._gain == 1:
-            return super().initial(theta, step)
+            return super().initial(theta)
         theta = self._checked_theta(theta)
         g = clip_to(self.loss.gradient(theta), self.clip) + self.weight_decay * theta
         return joined([theta, self.dampening / self.momentum * g])

@@ -117,7 +117,7 @@ class OptimizerMap:
         """
         return run(self, state, steps=steps, first=first, progress=progress, callback=callback)
 
-    def initial(self, theta: Tensor, step: int = 0) -> Tensor:
+    def initial(self, theta: Tensor) -> Tensor:
         """Make the state that torch's optimizer starts from at θ: θ itself, and slots of zeros."""
         theta = self._checked_theta(theta)
         return joined([theta, *(torch.zeros_like(theta) for _ in self.slots)])
