@@ -56,8 +56,14 @@ if TYPE_CHECKING:
     from jvp_ops.losses import FunctionLoss as FunctionLoss
     from jvp_ops.losses import ModelLoss as ModelLoss
     from jvp_ops.losses import TwoLayerLoss as TwoLayerLoss
+    from jvp_ops.maps import Adam as Adam
+    from jvp_ops.maps import AdamW as AdamW
     from jvp_ops.maps import FunctionMap as FunctionMap
     from jvp_ops.maps import GradientDescent as GradientDescent
+    from jvp_ops.maps import HeavyBall as HeavyBall
+    from jvp_ops.maps import MinibatchSGD as MinibatchSGD
+    from jvp_ops.maps import Nesterov as Nesterov
+    from jvp_ops.maps import RMSProp as RMSProp
     from jvp_ops.operators import GaussNewtonOperator as GaussNewtonOperator
     from jvp_ops.operators import HessianOperator as HessianOperator
     from jvp_ops.operators import JacobianOperator as JacobianOperator
@@ -80,8 +86,14 @@ _HOME = {
     "FunctionLoss": "jvp_ops.losses",
     "ModelLoss": "jvp_ops.losses",
     "TwoLayerLoss": "jvp_ops.losses",
+    "Adam": "jvp_ops.maps",
+    "AdamW": "jvp_ops.maps",
     "FunctionMap": "jvp_ops.maps",
     "GradientDescent": "jvp_ops.maps",
+    "HeavyBall": "jvp_ops.maps",
+    "MinibatchSGD": "jvp_ops.maps",
+    "Nesterov": "jvp_ops.maps",
+    "RMSProp": "jvp_ops.maps",
     "GaussNewtonOperator": "jvp_ops.operators",
     "HessianOperator": "jvp_ops.operators",
     "JacobianOperator": "jvp_ops.operators",

@@ -50,6 +50,23 @@ def positive_int(value: object, name: str) -> int:
     return int(value)
 
 
+def sample_numbers(index: object, samples: int) -> Tensor:
+    """Check the numbers of some samples, which may repeat: at least one, each 0 to samples − 1; on the CPU."""
+    try:
+        chosen = torch.as_tensor(index).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"index must hold the numbers of samples, not {index!r}") from None
+    if chosen.numel() == 0:
+        raise InputError("index holds no sample: at least one is needed")
+    if chosen.ndim != 1 or chosen.dtype == torch.bool or chosen.is_floating_point() or chosen.is_complex():
+        shape = tuple(chosen.shape)
+        raise InputError(f"index must hold integers, the numbers of samples, not {chosen.dtype} of shape {shape}")
+    low, high = int(chosen.min()), int(chosen.max())
+    if low < 0 or high >= samples:
+        raise InputError(f"index runs from {low} to {high}, but there are {samples} samples: 0 to {samples - 1}")
+    return chosen.to(torch.int64)
+
+
 def finite_number(value: object, name: str, *, least: float | None = None) -> float:
     """Check a finite real number, at least `least` where that is given."""
     if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):

@@ -91,20 +91,30 @@ class Parameters:
         return f"<Parameters {self.size}: {inside}>"
 
     def find(self, names: str | Sequence[str]) -> tuple[Parameter, ...]:
-        """Find parameters by names or globs, in the order of θ.
+        """Find parameters by names, groups or globs, in the order of θ.
+
+        A group is what stands before a dot: ``"head"`` finds ``head.weight`` and ``head.bias``. A name that is there
+        exactly is taken first, then a group, then a glob.
 
         Raises
         ------
         InputError
-            A name or glob matches nothing; the message lists the names.
+            A name, group or glob matches nothing; the message lists the names.
+
+        Examples
+        --------
+        >>> layout = Parameters.of({"body.weight": (2, 2), "head.weight": (3, 2), "head.bias": (3,)})
+        >>> [entry.name for entry in layout.find("head")], [entry.name for entry in layout.find("*.weight")]
+        (['head.weight', 'head.bias'], ['body.weight', 'head.weight'])
         """
         patterns = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else [names]
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise InputError(f"parameters are named by text or a list of it, not {names!r}; {', '.join(self.names)}")
         wanted = set()
         for pattern in patterns:
-            matching = {entry.name for entry in self.entries if entry.name == pattern}
-            matching = matching or {entry.name for entry in self.entries if fnmatchcase(entry.name, pattern)}
+            matching = {name for name in self.names if name == pattern}
+            matching = matching or {name for name in self.names if name.startswith(f"{pattern}.")}
+            matching = matching or {name for name in self.names if fnmatchcase(name, pattern)}
             if not matching:
                 raise InputError(f"no parameter is named {pattern!r}; the names are {', '.join(self.names)}")
             wanted |= matching

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from optimizers import OPTIMIZERS
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional
@@ -341,6 +342,17 @@ def _descent(decay):
     return operator, lambda problem: (1 - LR * decay) * torch.eye(len(problem.H())).double() - LR * problem.H()
 
 
+def _optimizer(known):
+    """Linearize an optimizer's step number 2."""
+
+    def operator(problem, dtype, device):
+        f = known.make(problem.loss(dtype, device))
+        return f.jacobian(known.state(problem.theta()).to(device, dtype), 2)
+
+    return operator, lambda problem: known.jacobian(problem.value, known.state(problem.theta()), 2)
+
+
+_OPTIMIZERS = {name: _optimizer(known) for name, known in OPTIMIZERS.items() if name != "descent"}
 _KINDS = {
     "Hessian": (lambda p, dtype, device: p.loss(dtype, device).hessian(p.theta().to(device, dtype)), lambda p: p.H()),
     "Gauss-Newton": (
@@ -349,6 +361,7 @@ _KINDS = {
     ),
     "descent": _descent(0.0),
     "descent with decay": _descent(DECAY),
+    **_OPTIMIZERS,
 }
 
 
@@ -401,8 +414,9 @@ def _views():
 
 
 CASES = [
-    *_of(TWO_LAYER, _KINDS, "two-layer"),
+    *_of(TWO_LAYER, ["Hessian", "Gauss-Newton", "descent", "descent with decay"], "two-layer"),
+    *_of({"two classes": TWO_LAYER["two classes"]}, _OPTIMIZERS, "two-layer"),
     *_of(MODULES, ["Hessian", "Gauss-Newton"], "module"),
-    *_of({"perceptron": MODULES["perceptron"]}, ["descent", "descent with decay"], "module"),
+    *_of({"perceptron": MODULES["perceptron"]}, ["descent", "descent with decay", *_OPTIMIZERS], "module"),
     *(Case(f"view: {name}", operator, oracle) for name, operator, oracle in _views()),
 ]

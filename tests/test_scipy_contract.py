@@ -14,6 +14,8 @@ NAMED = {case.name: case for case in CASES}
 PICKED = [
     "two-layer: dead inputs: Hessian",
     "two-layer: dead inputs: descent with decay",
+    "two-layer: two classes: heavy ball with all",
+    "module: perceptron: adam",
     "module: perceptron: Hessian",
     "module: perceptron: Gauss-Newton",
     "view: block",

@@ -3,4 +3,5 @@
 from jvp_ops.losses._function import FunctionLoss as FunctionLoss
 from jvp_ops.losses._model import ModelLoss as ModelLoss
 from jvp_ops.losses._protocol import Loss as Loss
+from jvp_ops.losses._protocol import SampledLoss as SampledLoss
 from jvp_ops.losses._two_layer import TwoLayerLoss as TwoLayerLoss

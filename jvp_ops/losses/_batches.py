@@ -99,6 +99,18 @@ class Batches:
         other._device, other._dtype = device, dtype
         return other
 
+    def subset(self, index: Tensor) -> "Batches":
+        """Take some samples of tensors in memory."""
+        if not self._in_memory:
+            name = type(self._data).__name__
+            raise InputError(
+                f"a subset takes samples by their numbers, but the data are a {name}, read batch by batch: "
+                "pass (inputs, targets) tensors"
+            )
+        self.check_unchanged()
+        taken = next(self._raw()).take(index)
+        return Batches((taken.inputs, taken.targets), self._device, self._dtype)
+
     def __iter__(self) -> Iterator[Batch]:
         """Go through all batches, and refuse data that are not those of the first pass."""
         self.check_unchanged()

@@ -5,7 +5,7 @@ samples of one class, split further by which inputs they use, share their zeros,
 by what is left out: on MNIST to 0.61 of the full width. The result is the same sum: only zeros are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,15 +20,19 @@ LEAST_ROWS, MOST_ROWS = 256, 1024
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples: inputs (rows, live), the indices of their live inputs (live,), labels (rows,)."""
+    """Some samples: inputs (rows, live), the indices of their live inputs (live,), labels (rows,).
+
+    `numbers` (rows,), on the CPU, says which samples of the data set they are.
+    """
 
     inputs: Tensor
     live: Tensor
     labels: Tensor
+    numbers: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Chunk":
         """Copy to a device, with the inputs in a dtype."""
-        return Chunk(self.inputs.to(device, dtype), self.live.to(device), self.labels.to(device))
+        return Chunk(self.inputs.to(device, dtype), self.live.to(device), self.labels.to(device), self.numbers)
 
 
 def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:
@@ -39,7 +43,25 @@ def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:
     for rows in _groups(used, classes, np.arange(len(classes)), most):
         live = torch.from_numpy(np.flatnonzero(used[rows].any(axis=0)))
         index = torch.from_numpy(rows)
-        yield Chunk(inputs[index[:, None], live[None, :]].contiguous(), live, labels[index])
+        yield Chunk(inputs[index[:, None], live[None, :]].contiguous(), live, labels[index], index)
+
+
+def samples_of(held: Sequence[Chunk], wanted: Tensor, inputs: int) -> tuple[Tensor, Tensor]:
+    """Put samples together again by their numbers, on the CPU: inputs (samples, inputs) and labels (samples,)."""
+    X = torch.zeros(len(wanted), inputs, dtype=held[0].inputs.dtype)
+    t = torch.zeros(len(wanted), dtype=torch.int64)
+    order = torch.cat([chunk.numbers for chunk in held])
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    start = 0
+    for chunk in held:
+        row = place[wanted] - start
+        here = torch.nonzero((row >= 0) & (row < len(chunk.labels)))[:, 0]
+        row = row[here].to(chunk.labels.device)
+        X[here[:, None], chunk.live.cpu()] = chunk.inputs[row].cpu()
+        t[here] = chunk.labels[row].cpu()
+        start += len(chunk.labels)
+    return X, t
 
 
 def _groups(

@@ -104,6 +104,13 @@ class FunctionLoss:
             "a FunctionLoss has no model outputs, so no Gauss-Newton matrix: use ModelLoss, or hessian(theta)"
         )
 
+    def subset(self, index: Any) -> NoReturn:
+        """Refuse: a bare function has no samples; ``MinibatchSGD.of(losses)`` takes one loss for each batch."""
+        raise InputError(
+            "a FunctionLoss has no samples to take some of: use ModelLoss, or MinibatchSGD.of(losses) with one loss "
+            "for each batch"
+        )
+
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "FunctionLoss":
         """Make the same loss in another dtype or on another device; the function must accept it."""
         return FunctionLoss(

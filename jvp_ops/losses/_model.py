@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jvp_ops._autodiff import gradients, join, recording, twice_differentiable
-from jvp_ops._checks import check_state, resolve_device, resolve_dtype
+from jvp_ops._checks import check_state, resolve_device, resolve_dtype, sample_numbers
 from jvp_ops._memory import parse_bytes, resolve_budget
 from jvp_ops._random import Rng
 from jvp_ops.losses._batches import Batch, Batches
@@ -169,6 +169,24 @@ class ModelLoss:
         other.device = self.device if device is None else resolve_device(device)
         other._model = copy.deepcopy(self._model).to(other.device, other.dtype)
         other._batches = self._batches.to(other.device, other.dtype)
+        return other
+
+    def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
+        """Make the same loss on some samples only, where the data are tensors.
+
+        Parameters
+        ----------
+        index : sequence of int or integer Tensor, shape (m,)
+            Their numbers, in any order; one that is there twice counts twice.
+
+        Raises
+        ------
+        InputError
+            No numbers, or one that is no sample's; or the data come from a loader or a list of batches.
+        """
+        other = object.__new__(ModelLoss)
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_gradient_plan"})
+        other._batches = self._batches.subset(sample_numbers(index, self.samples))
         return other
 
     def identity(self) -> dict[str, Any]:

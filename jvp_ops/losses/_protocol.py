@@ -1,5 +1,6 @@
 """What every loss offers, so that maps and solvers need not know which one they have."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -41,3 +42,14 @@ class Loss(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Return all that L depends on, as a JSON-able dict."""
+
+
+class SampledLoss(Loss, Protocol):
+    """A loss over samples that can be had on some of them."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples the loss runs over."""
+
+    def subset(self, index: Sequence[int] | Tensor) -> Loss:
+        """Return the same loss on some samples only."""

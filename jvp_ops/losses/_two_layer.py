@@ -1,6 +1,6 @@
 """The reference network with its Hessian in closed form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ from jvp_ops._checks import (
     positive_int,
     resolve_device,
     resolve_dtype,
+    sample_numbers,
 )
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._parallel import worker_count
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
 from jvp_ops.losses import _two_layer_products as products
-from jvp_ops.losses._chunks import MOST_ROWS, Chunk, chunks
+from jvp_ops.losses._chunks import MOST_ROWS, Chunk, chunks, samples_of
 from jvp_ops.losses._two_layer_panels import InputPanels
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization, Panels
 from jvp_ops.parameters import Parameters
@@ -172,6 +173,28 @@ class TwoLayerLoss:
         other.dtype = self.dtype if dtype is None else resolve_dtype(dtype)
         other.device = self.device if device is None else resolve_device(device)
         other._chunks = [chunk.to(other.device, other.dtype) for chunk in self._chunks]
+        return other
+
+    def subset(self, index: Sequence[int] | Tensor) -> "TwoLayerLoss":
+        """Make the same loss on some samples only, the mean over them.
+
+        Parameters
+        ----------
+        index : sequence of int or integer Tensor, shape (m,)
+            Their numbers, in any order; one that is there twice counts twice.
+
+        Raises
+        ------
+        InputError
+            No numbers, or one that is no sample's.
+        """
+        index = sample_numbers(index, self.samples)
+        X, t = samples_of(self._chunks, index, self.parameters["W1"].shape[0])
+        other = object.__new__(TwoLayerLoss)
+        other.__dict__.update(self.__dict__)
+        other.samples = len(t)
+        other._data_sha256 = sha256_of(X, t)
+        other._chunks = [chunk.to(self.device, self.dtype) for chunk in chunks(X, t)]
         return other
 
     def identity(self) -> dict[str, Any]:

@@ -1,40 +1,52 @@
 """Plain gradient descent."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from jvp_ops._checks import finite_number
-from jvp_ops.errors import InputError
 from jvp_ops.losses import Loss
-from jvp_ops.maps._run import run
+from jvp_ops.maps._clip import clipping_at
+from jvp_ops.maps._optimizer import OptimizerMap
+from jvp_ops.maps._schedule import LearningRate, rate_at
+from jvp_ops.maps._spectrum import curvatures
 from jvp_ops.operators import Affine, JacobianOperator, Linearization, Panels
-from jvp_ops.parameters import Parameters
 
 
-class GradientDescent:
+class GradientDescent(OptimizerMap):
     r"""Full-batch gradient descent, f(θ) = θ − α (∇L(θ) + ω θ) with learning rate α and weight decay ω.
 
     .. math::  Df(θ) = (1 - αω) I - α H(θ),
 
-    symmetric, with eigenvalues 1 − αω − αh over the eigenvalues h of the Hessian H.
+    symmetric, with eigenvalues 1 − αω − αh over the eigenvalues h of the Hessian H. Where the gradient is clipped to
+    the norm c,
+
+    .. math::  Df(θ) = (1 - αω) I - α \frac{c}{‖g‖} (I - ĝĝᵀ) H(θ), \quad g = ∇L(θ), \; ĝ = g/‖g‖,
+
+    which is not symmetric; without weight decay ĝᵀ Df = ĝᵀ.
 
     Parameters
     ----------
     loss : Loss
         L.
-    lr : float
-        α, at least 0.
+    lr : float or callable
+        α, at least 0; or a schedule ``lr(step)``, the steps counted from 0.
     weight_decay : float
         ω, at least 0; as in ``torch.optim.SGD``, the gradient of ½ ω ‖θ‖².
+    clip : float, optional
+        c, the norm that ∇L is clipped to as by ``torch.nn.utils.clip_grad_norm_`` (which divides by ‖g‖ + 1e-6, and
+        so do f and its Jacobian here); the weight decay is not clipped.
 
     Raises
     ------
     InputError
-        `lr` or `weight_decay` is negative or not finite.
+        `lr` or `weight_decay` is negative or not finite, or `clip` is not above 0.
 
     Examples
     --------
@@ -46,83 +58,37 @@ class GradientDescent:
     >>> f.jacobian(torch.tensor([1.0, 1.0])).dense()
     tensor([[ 0.5000,  0.0000],
             [ 0.0000, -0.5000]])
+    >>> f.threshold()
+    4.0
     """
 
-    def __init__(self, loss: Loss, lr: float, *, weight_decay: float = 0.0) -> None:
-        if not callable(getattr(loss, "gradient", None)):
-            raise InputError(f"loss must be a loss such as TwoLayerLoss or ModelLoss, not {type(loss).__name__}")
-        self.loss = loss
-        self.lr = finite_number(lr, "lr", least=0)
-        self.weight_decay = finite_number(weight_decay, "weight_decay", least=0)
+    weight_decay: float
 
-    def __repr__(self) -> str:
-        decay = f", weight_decay={self.weight_decay:g}" if self.weight_decay else ""
-        return f"GradientDescent({self.loss!r}, lr={self.lr:g}{decay})"
-
-    @property
-    def parameters(self) -> Parameters:
-        """The layout of the state, which is θ."""
-        return self.loss.parameters
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the state."""
-        return self.loss.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the state lives."""
-        return self.loss.device
-
-    def __call__(self, theta: Tensor, step: int = 0) -> Tensor:
-        """Take one step: f(θ), shape (n,); every `step` is the same."""
-        gradient = self.loss.gradient(theta)  # which checks theta
-        return (1 - self.lr * self.weight_decay) * theta - self.lr * gradient
-
-    def run(
-        self,
-        theta: Tensor,
-        *,
-        steps: int,
-        first: int = 0,
-        progress: bool = False,
-        callback: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Take `steps` steps from θ and return the last state.
-
-        Parameters
-        ----------
-        theta : Tensor, shape (n,)
-            The start; not changed.
-        steps : int
-            How many.
-        first : int
-            The number of the first of them.
-        progress : bool
-            Show a progress bar.
-        callback : callable, optional
-            ``callback(number, state)`` after each step.
-
-        Raises
-        ------
-        NonFiniteError
-            The state became NaN or Inf; the message says at which step.
-        """
-        return run(self, theta, steps=steps, first=first, progress=progress, callback=callback)
+    def __init__(self, loss: Loss, lr: LearningRate, *, weight_decay: float = 0.0, clip: float | None = None) -> None:
+        super().__init__(loss, lr, clip=clip, weight_decay=finite_number(weight_decay, "weight_decay", least=0))
 
     def jacobian(self, theta: Tensor, step: int = 0) -> JacobianOperator:
-        """Linearize at θ and return Df(θ) as an operator, its products formed in the loss's dtype."""
+        """Linearize at θ and return Df(θ) as an operator, its products formed in the loss's dtype.
+
+        Warns
+        -----
+        RuntimeWarning
+            The gradient's norm is exactly at the clipping threshold, where f has a kink; the derivative is that of
+            the unclipped side.
+        """
+        lr = rate_at(self.lr, step)
+        if self.clip is not None and clipping_at(self.loss.gradient(theta), self.clip) is not None:
+            return super().jacobian(theta, step)
         hessian = self.loss.hessian(theta)
         frozen = theta.detach().clone()
         curvature = hessian.linearization
-        shift, scale = 1 - self.lr * self.weight_decay, -self.lr
+        shift, scale = 1 - lr * self.weight_decay, -lr
 
         def apply(V: Tensor) -> Tensor:
             return torch.add(shift * V if self.weight_decay else V, curvature.apply(V), alpha=scale)
 
         def in_float64() -> JacobianOperator:
-            wide = GradientDescent(self.loss.to(dtype=torch.float64), self.lr, weight_decay=self.weight_decay)
-            return wide.jacobian(frozen.to(torch.float64))
+            return self._in_float64().jacobian(frozen.to(torch.float64), step)
 
         return JacobianOperator(
             Linearization.symmetric_of(
@@ -130,16 +96,30 @@ class GradientDescent:
                 self.parameters,
                 curvature.dtype,
                 curvature.device,
-                identity=lambda: {**self.identity(), "hessian": curvature.identity()},
+                identity=lambda: self._identity_at(lr, step, frozen, hessian),
                 in_float64=None if curvature.in_float64 is None else in_float64,
                 affine=Affine(shift, scale, hessian),
                 panels=None if curvature.panels is None else _shifted(curvature.panels, shift, scale),
             )
         )
 
-    def identity(self) -> dict[str, Any]:
-        """Name the map and its hyper-parameters, as a JSON-able dict."""
-        return {"map": "GradientDescent", "lr": self.lr, "weight_decay": self.weight_decay}
+    def phase_space_eigenvalues(self, h: ArrayLike | Tensor, step: int = 0) -> Any:
+        """Turn eigenvalues h of H into those of Df, μ = 1 − αω − αh, where the gradient is not clipped.
+
+        Returns
+        -------
+        numpy.ndarray of the shape of `h`
+        """
+        lr = rate_at(self.lr, step)
+        return np.asarray(1 - lr * self.weight_decay - lr * curvatures(h))
+
+    def threshold(self, step: int = 0) -> float:
+        """Give the sharpness h at which an eigenvalue of Df passes −1: 2/α − ω; infinite where α = 0."""
+        lr = rate_at(self.lr, step)
+        return 2 / lr - self.weight_decay if lr else math.inf
+
+    def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
+        return [(1 - lr * self.weight_decay) * parts[0] - lr * g]
 
 
 def _shifted(panels: Panels, shift: float, scale: float) -> Panels:

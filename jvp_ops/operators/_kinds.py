@@ -7,8 +7,9 @@ class JacobianOperator(TensorOperator):
     """The Jacobian Df(θ) of a map f: θ → θ'; ``map.jacobian(theta)`` makes it.
 
     For gradient descent Df = (1 − αω) I − α H, symmetric, and each product is one Hessian-vector product formed
-    in the operator's dtype; `affine` then tells H. For a general map ``apply`` is the jvp and ``apply_adjoint``
-    the vjp, which differ. All else is as in `TensorOperator`.
+    in the operator's dtype; `affine` then tells H. For other optimizers, whose state is more than θ (its parts are
+    the groups ``theta``, ``v``, …), and for a general map, ``apply`` is the jvp and ``apply_adjoint`` the vjp, which
+    differ. All else is as in `TensorOperator`.
     """
 
 

@@ -152,7 +152,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def block(self, rows: str | Sequence[str], columns: str | Sequence[str]) -> Self:
         """Take the block of the named rows and columns, itself an operator of the same kind.
 
-        Names may be globs, and lists of them; the order is always that of the parameters.
+        Names may be globs or groups (what stands before a dot: ``"theta"`` of a state, a module of a model), and
+        lists of them; the order is always that of the parameters.
 
         Raises
         ------

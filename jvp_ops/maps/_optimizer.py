@@ -1,0 +1,304 @@
+"""One mechanism for all optimizers: an elementwise update of (θ, slots) by the gradient, around one Hessian."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from jvp_ops._autodiff import recording
+from jvp_ops._checks import check_state, check_tensor
+from jvp_ops.errors import InputError
+from jvp_ops.losses import Loss
+from jvp_ops.maps._clip import Clipping, checked_clip, clip_to, clipping_at
+from jvp_ops.maps._run import run
+from jvp_ops.maps._schedule import LearningRate, checked_lr, lr_identity, lr_text, rate_at
+from jvp_ops.operators import JacobianOperator, Linearization
+from jvp_ops.parameters import Parameters
+from jvp_ops.store import sha256_of
+
+Coefficient = Tensor | float | None  # of each entry, of all entries, or zero
+
+
+class OptimizerMap:
+    r"""A step of an optimizer, f(θ, slots) = update(θ, slots, g) with g the gradient of L at θ, perhaps clipped.
+
+    A subclass names its slots and gives `_update`, which is elementwise in all its tensors: its Jacobian is then a
+    few diagonals, found once by autograd, around one product with the Hessian H:
+
+    .. math::  Df = A + B\,C\,H\,E, \quad A_{ab} = \operatorname{diag} ∂a'/∂b, \quad
+               B_a = \operatorname{diag} ∂a'/∂g,
+
+    where E takes θ out of the state and C is the derivative of the clipping.
+
+    Parameters
+    ----------
+    loss : Loss
+        L.
+    lr : float or callable
+        α, or ``lr(step)``.
+    clip : float, optional
+        The largest norm of the gradient.
+    hyper : float
+        All else that the update depends on, kept as attributes.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        The layout of the state: that of θ where there are no slots, else named ``theta.W1``, ``v.W1``, …
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    nonnegative: ClassVar[tuple[str, ...]] = ()  # slots that a square root is taken of
+    timed: ClassVar[bool] = False  # whether the update depends on the number of the step beside lr
+
+    def __init__(self, loss: Loss, lr: LearningRate, *, clip: float | None, **hyper: Any) -> None:
+        if not callable(getattr(loss, "gradient", None)):
+            raise InputError(f"loss must be a loss such as TwoLayerLoss or ModelLoss, not {type(loss).__name__}")
+        self.loss = loss
+        self.lr = checked_lr(lr)
+        self.clip = checked_clip(clip)
+        self._hyper = hyper
+        self.__dict__.update(hyper)
+        groups = [f"{part}." for part in ("theta", *self.slots)] if self.slots else [""]
+        self.parameters = Parameters.of({group + p.name: p.shape for group in groups for p in loss.parameters})
+
+    def __repr__(self) -> str:
+        shown = {**self._hyper, "clip": self.clip}
+        options = "".join(f", {name}={value!r}" for name, value in shown.items() if value not in (0, None))
+        return f"{type(self).__name__}({self.loss!r}, lr={lr_text(self.lr)}{options})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the state."""
+        return self.loss.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state lives."""
+        return self.loss.device
+
+    def __call__(self, state: Tensor, step: int = 0) -> Tensor:
+        """Take step number `step`: f(state), shape (n,)."""
+        lr = rate_at(self.lr, step)
+        with torch.no_grad():
+            parts = self._parts(self._checked(state))
+            return joined(self._update(parts, clip_to(self.loss.gradient(parts[0]), self.clip), lr, step))
+
+    def run(
+        self,
+        state: Tensor,
+        *,
+        steps: int,
+        first: int = 0,
+        progress: bool = False,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Take `steps` steps from a state and return the last state.
+
+        Parameters
+        ----------
+        state : Tensor, shape (n,)
+            The start; not changed. `initial` makes one.
+        steps : int
+            How many.
+        first : int
+            The number of the first of them.
+        progress : bool
+            Show a progress bar.
+        callback : callable, optional
+            ``callback(number, state)`` after each step.
+
+        Raises
+        ------
+        NonFiniteError
+            The state became NaN or Inf; the message says at which step.
+        """
+        return run(self, state, steps=steps, first=first, progress=progress, callback=callback)
+
+    def initial(self, theta: Tensor) -> Tensor:
+        """Make the state that torch's optimizer starts from at θ: θ itself, and slots of zeros."""
+        theta = self._checked_theta(theta)
+        return joined([theta, *(torch.zeros_like(theta) for _ in self.slots)])
+
+    def theta(self, state: Tensor) -> Tensor:
+        """Take θ out of a state, as a view."""
+        rows = self.parameters.size
+        return check_tensor(state, "state", rows=rows, dtype=self.dtype, device=self.device)[
+            : self.loss.parameters.size
+        ]
+
+    def jacobian(self, state: Tensor, step: int = 0) -> JacobianOperator:
+        """Linearize step number `step` at a state and return Df as an operator, in the loss's dtype.
+
+        ``apply`` is the jvp and ``apply_adjoint`` the vjp; each takes one Hessian product for each direction.
+
+        Raises
+        ------
+        InputError
+            The state is of another shape, dtype or device, or the step's number is no integer of at least 0.
+        NonFiniteError
+            NaN or Inf in the state, or f has no derivative there.
+
+        Warns
+        -----
+        RuntimeWarning
+            The gradient's norm is exactly at the clipping threshold, where f has a kink; the derivative is that of
+            the unclipped side.
+        """
+        lr = rate_at(self.lr, step)
+        with torch.inference_mode(False), torch.no_grad():
+            frozen = self._checked(state).clone()  # the operator stays here, whatever becomes of the caller's
+            parts = self._parts(frozen)
+            hessian, g = self.loss.hessian(parts[0]), self.loss.gradient(parts[0])
+            clipping = clipping_at(g, self.clip)
+            g = clip_to(g, self.clip)
+            self._refuse_kinks(parts, g, step)
+        inside, by_gradient = _diagonals(lambda parts, g: self._update(parts, g, lr, step), parts, g)
+        curvature = hessian.linearization
+        apply, adjoint = _products(inside, by_gradient, curvature.apply, clipping)
+
+        def in_float64() -> JacobianOperator:
+            return self._in_float64().jacobian(frozen.to(torch.float64), step)
+
+        return JacobianOperator(
+            Linearization(
+                apply,
+                adjoint,
+                self.parameters,
+                self.parameters,
+                curvature.dtype,
+                curvature.device,
+                symmetric=False,
+                identity=lambda: self._identity_at(lr, step, frozen, hessian),
+                in_float64=None if curvature.in_float64 is None else in_float64,
+            )
+        )
+
+    def over(self, loss: Loss) -> Self:
+        """Make the same optimizer of another loss of the same parameters."""
+        other = copy.copy(self)
+        other.loss = loss
+        return other
+
+    def identity(self) -> dict[str, Any]:
+        """All that f depends on, as a JSON-able dict."""
+        return {**self._settings(lr_identity(self.lr)), "loss": self.loss.identity()}
+
+    def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
+        """Update (θ, slots) by the clipped gradient g, elementwise."""
+        raise NotImplementedError
+
+    def _refuse_kinks(self, parts: Sequence[Tensor], g: Tensor, step: int) -> None:
+        """Refuse a state at which a derivative of the update is infinite."""
+
+    def _settings(self, lr: Any) -> dict[str, Any]:
+        return {"map": type(self).__name__, "lr": lr, **self._hyper, "clip": self.clip}
+
+    def _identity_at(self, lr: float, step: int, state: Tensor, hessian: Any) -> dict[str, Any]:
+        """Name the matrix: of a schedule only the rate of this step matters; the Hessian names loss and θ."""
+        return {
+            **self._settings(lr),
+            "step": step if self.timed else None,
+            "slots": [sha256_of(part) for part in self._parts(state)[1:]],
+            "hessian": hessian.linearization.identity(),
+        }
+
+    def _in_float64(self) -> Self:
+        return self.over(self.loss.to(dtype=torch.float64))
+
+    def _checked_theta(self, theta: Tensor) -> Tensor:
+        size = self.loss.parameters.size
+        return check_state(theta, "theta", size=size, dtype=self.dtype, device=self.device)
+
+    def _checked(self, state: Tensor) -> Tensor:
+        if not self.slots:
+            return self._checked_theta(state)
+        state = check_state(state, "state", size=self.parameters.size, dtype=self.dtype, device=self.device)
+        for name, part in zip(self.slots, self._parts(state)[1:], strict=True):
+            if name in self.nonnegative and bool((part < 0).any()):
+                raise InputError(
+                    f"{name} in the state holds {int((part < 0).sum())} negative numbers, but it is an average of "
+                    f"squares whose root is taken: start from {type(self).__name__}.initial(theta)"
+                )
+        return state
+
+    def _parts(self, state: Tensor) -> tuple[Tensor, ...]:
+        return state.tensor_split(1 + len(self.slots))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join parts of a state into a new vector."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0].clone()
+
+
+def _diagonals(
+    update: Callable[[Sequence[Tensor], Tensor], list[Tensor]], parts: Sequence[Tensor], g: Tensor
+) -> tuple[list[list[Coefficient]], list[Coefficient]]:
+    """Differentiate an elementwise update: ∂a'/∂b for all parts a, b, and ∂a'/∂g.
+
+    Since entry i of the result depends on entry i of each input only, the gradient of the sum is the diagonal.
+    """
+    with recording():
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in (*parts, g)]
+        found = [
+            torch.autograd.grad(image.sum(), leaves, retain_graph=True, allow_unused=True)
+            for image in update(leaves[:-1], leaves[-1])
+        ]
+    rows = [[_compact(diagonal) for diagonal in row] for row in found]
+    return [row[:-1] for row in rows], [row[-1] for row in rows]
+
+
+def _compact(diagonal: Tensor | None) -> Coefficient:
+    """Keep one number where all entries are the same, and nothing where all are zero."""
+    if diagonal is None or diagonal.numel() == 0:
+        return None
+    low, high = (float(end) for end in diagonal.aminmax())
+    if low == high:
+        return low or None
+    return diagonal[:, None]
+
+
+def _products(
+    inside: list[list[Coefficient]],
+    by_gradient: list[Coefficient],
+    hessian: Callable[[Tensor], Tensor],
+    clipping: Clipping | None,
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Make the products with A + B C H E and with its transpose Aᵀ + Eᵀ H C Bᵀ."""
+    count = len(inside)
+    transposed = [list(column) for column in zip(*inside, strict=True)]
+
+    def clipped(V: Tensor) -> Tensor:
+        return V if clipping is None else clipping.apply(V)
+
+    def apply(V: Tensor) -> Tensor:
+        images = torch.empty_like(V)
+        parts = V.tensor_split(count)
+        bent = clipped(hessian(parts[0].contiguous()))
+        for out, row, coefficient in zip(images.tensor_split(count), inside, by_gradient, strict=True):
+            out.copy_(_combined([*row, coefficient], [*parts, bent]))
+        return images
+
+    def adjoint(U: Tensor) -> Tensor:
+        images = torch.empty_like(U)
+        parts = U.tensor_split(count)
+        outs = images.tensor_split(count)
+        for out, column in zip(outs, transposed, strict=True):
+            out.copy_(_combined(column, parts))
+        outs[0].add_(hessian(clipped(_combined(by_gradient, parts))))
+        return images
+
+    return apply, adjoint
+
+
+def _combined(coefficients: Sequence[Coefficient], parts: Sequence[Tensor]) -> Tensor:
+    """Sum coefficient times part."""
+    total = torch.zeros_like(parts[0])
+    for coefficient, part in zip(coefficients, parts, strict=True):
+        if isinstance(coefficient, Tensor):
+            total.addcmul_(coefficient, part)
+        elif coefficient is not None:
+            total.add_(part, alpha=coefficient)
+    return total
