@@ -189,7 +189,8 @@ class Krylov:
         """Measure the size of A from below, its rounding once, and whether it is symmetric if it says so."""
         progress, projection = self.progress, self.subspace.projection
         columns = torch.linalg.vector_norm(self.subspace.image, dim=0)
-        progress.norm = max(progress.norm, float(columns.max()), float(np.linalg.norm(projection, 2)))
+        largest = float(torch.linalg.matrix_norm(torch.from_numpy(projection), 2))
+        progress.norm = max(progress.norm, float(columns.max()), largest)
         if progress.level < 0:
             leading = self.subspace.combine(found.Q[:, :1])
             progress.level = self.rounding.at(self.multiplied, leading, progress.norm)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
 from jvp_ops.eigen._target import Target
@@ -47,7 +48,8 @@ class Ritz:
 def ritz(projection: NDArray[np.float64], target: Target, symmetric: bool, p: int) -> Ritz:
     """Solve the projected problem for the p best eigenvalues (p + 1 where the cut would split a pair)."""
     if symmetric:
-        values, vectors = np.linalg.eigh((projection + projection.T) / 2)
+        small = torch.from_numpy((projection + projection.T) / 2)
+        values, vectors = (part.numpy() for part in torch.linalg.eigh(small))  # numpy's threads would fight torch's
         order = target.ranking(values)[:p]
         return Ritz(values[order], vectors[:, order], np.diag(values[order]))
     S, Q = scipy.linalg.schur(projection, output="real")

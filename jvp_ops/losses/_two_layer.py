@@ -23,6 +23,7 @@ from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
 from jvp_ops.losses import _two_layer_products as products
 from jvp_ops.losses._chunks import MOST_ROWS, Chunk, chunks, samples_of
+from jvp_ops.losses._null_space import null_space
 from jvp_ops.losses._two_layer_panels import InputPanels
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization, Panels
 from jvp_ops.parameters import Parameters
@@ -196,6 +197,25 @@ class TwoLayerLoss:
         other._data_sha256 = sha256_of(X, t)
         other._chunks = [chunk.to(self.device, self.dtype) for chunk in chunks(X, t)]
         return other
+
+    def null_space(self) -> Tensor:
+        """Give the exact null space of H, the same for every θ, as orthonormal columns: sparse, float64, shape (n, d).
+
+        For `eigenpairs`'s ``deflate=``: with it, eigenvalues that are 0 for every θ are left out.
+
+        Examples
+        --------
+        >>> import jvp_ops as jo
+        >>> data = jo.load_digits()
+        >>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=5, dtype="float64")
+        >>> N = loss.null_space()  # 3 dead pixels × 5, 5 rows of W2, and b2
+        >>> tuple(N.shape), bool(loss.hessian(loss.initial(rng=0)).apply(N.to_dense()).abs().max() < 1e-15)
+        ((385, 21), True)
+        """
+        used = torch.zeros(self.parameters["W1"].shape[0], dtype=torch.bool)
+        for chunk in self._chunks:
+            used[chunk.live.cpu()] = True
+        return null_space(self.parameters, torch.nonzero(~used)[:, 0]).to(self.device)
 
     def identity(self) -> dict[str, Any]:
         """All that L depends on, as a JSON-able dict."""
