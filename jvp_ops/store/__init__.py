@@ -1,5 +1,8 @@
-"""What lasts: fingerprints of what was computed, and run folders that hold results."""
+"""What lasts: fingerprints of what was computed, checkpoints, and run folders that hold results."""
 
+from jvp_ops.store._checkpoint import load_checkpoint as load_checkpoint
+from jvp_ops.store._checkpoint import prepare_checkpoint as prepare_checkpoint
+from jvp_ops.store._checkpoint import save_checkpoint as save_checkpoint
 from jvp_ops.store._fingerprint import callable_identity as callable_identity
 from jvp_ops.store._fingerprint import fingerprint as fingerprint
 from jvp_ops.store._fingerprint import module_identity as module_identity

@@ -1,0 +1,152 @@
+"""Checkpoints: the arrays and figures of a computation on its way, in one file that is whole or not there.
+
+The file is an ``.npz`` without pickle. Beside the arrays it holds a header: the fingerprint of what is computed, a
+record of plain figures, and a sha256 over all of it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jvp_ops.errors import DataError, InputError
+from jvp_ops.store._fingerprint import fingerprint
+
+_HEADER = "header"
+_PREFIX = "array."
+
+
+def prepare_checkpoint(path: str | Path | None, *, resume: bool) -> bool:
+    """Check a ``checkpoint=`` and ``resume=`` before any work is done, and say whether there is one to load.
+
+    Raises
+    ------
+    InputError
+        `resume` without a path; a file that is there without `resume`; a place that cannot be written.
+    """
+    if path is None:
+        if resume:
+            raise InputError("resume=True goes on from a checkpoint, but no checkpoint= names one")
+        return False
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise InputError(f"{target} is a folder: name a file in it for the checkpoint")
+        if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+            raise InputError(f"cannot write the checkpoint {target}: {target.parent} is not a writable folder")
+        there = target.exists()
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    if there and not resume:
+        raise InputError(f"{target} is there from an earlier run: go on from it (resume=True), or remove it")
+    return there
+
+
+def save_checkpoint(
+    path: str | Path, arrays: Mapping[str, NDArray[Any]], record: Mapping[str, Any], identity: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint, over an older one; a reader sees the old or the new one, never a part.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder must exist.
+    arrays : mapping of str to ndarray
+        Any plain dtypes; kept bit for bit.
+    record : mapping
+        JSON-able figures, the state of a random generator for one.
+    identity : mapping
+        JSON-able: all that the computation depends on. `load_checkpoint` refuses a file with another one.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, or an array holds Python objects.
+    """
+    target = Path(path)
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    if objects := [name for name, array in plain.items() if array.dtype.hasobject]:
+        raise InputError(f"a checkpoint holds plain numbers, but {', '.join(objects)} holds Python objects")
+    text = json.dumps(dict(record), sort_keys=True)
+    header = {"fingerprint": fingerprint(identity), "record": text, "sha256": _sha256(plain, text)}
+    buffer = io.BytesIO()
+    encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    with zipfile.ZipFile(buffer, "w") as archive:  # not np.savez, whose keywords cannot have every name
+        for name, array in {_HEADER: encoded, **{_PREFIX + name: array for name, array in plain.items()}}.items():
+            with archive.open(name + ".npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    try:
+        _write_whole(target, buffer.getvalue())
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    return target
+
+
+def load_checkpoint(path: str | Path, identity: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read the arrays and the record of a checkpoint back.
+
+    Raises
+    ------
+    DataError
+        There is no such file; it is cut or damaged; or it is a checkpoint of another computation, by its identity.
+    """
+    target = Path(path)
+    try:
+        with target.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            header = json.loads(bytes(file[_HEADER]))
+            arrays = {name.removeprefix(_PREFIX): file[name] for name in file.files if name != _HEADER}
+        text, checksum, made_of = header["record"], header["sha256"], header["fingerprint"]
+        if _sha256(arrays, text) != checksum:
+            raise ValueError("the checksum differs")
+        record = dict(json.loads(text))
+    except FileNotFoundError:
+        raise DataError(f"there is no checkpoint {target}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"the checkpoint {target} is damaged ({error}): remove it and begin again") from None
+    if made_of != fingerprint(identity):
+        raise DataError(
+            f"the checkpoint {target} is of another run (fingerprint {made_of[:12]}, this one's "
+            f"{fingerprint(identity)[:12]}): map, state, request or version differ; resume with those, or remove it"
+        )
+    return arrays, record
+
+
+def _sha256(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """Write under a temporary name, make sure that it is on the disk, then rename."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(target.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _unwritable(target: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write the checkpoint {target}: {error.strerror or error}; choose another place")
