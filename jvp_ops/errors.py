@@ -3,6 +3,8 @@
 Every message says what was given, what was expected, and what to do.
 """
 
+from typing import Any
+
 __all__ = [
     "ConvergenceError",
     "DataError",
@@ -31,7 +33,12 @@ class MemoryBudgetError(JvpOpsError, MemoryError):
 
 
 class NonFiniteError(JvpOpsError, ArithmeticError):
-    """NaN or Inf was seen; the message names where."""
+    """NaN or Inf was seen; the message names where.
+
+    Where an analysis keeps what it had until then, `partial` is that result; else None.
+    """
+
+    partial: Any = None
 
 
 class ConvergenceError(JvpOpsError, RuntimeError):

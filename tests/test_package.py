@@ -22,6 +22,7 @@ LAYERS = [
     {"maps"},
     {"plots"},
     {"eigen"},
+    {"dynamics"},
     {"cli"},
     {"__main__"},
 ]
