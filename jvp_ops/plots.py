@@ -78,6 +78,45 @@ def plot_ends(
     return axes
 
 
+def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None = None, *, ax: Any = None) -> Any:
+    """Draw running exponents over the steps, each with its final value as a band of one standard error either side.
+
+    Parameters
+    ----------
+    steps : array, shape (rows,)
+        Steps measured.
+    history : array, shape (rows, k)
+        The running exponents; −inf is left out.
+    errors : array, shape (k,), optional
+        Standard errors of the last row; NaN draws no band.
+    ax : matplotlib axes, optional
+        Where to draw.
+    """
+    steps, history = np.asarray(steps), np.asarray(history)
+    ax = _subplots(figsize=(4.6, 3.2)) if ax is None else ax
+    ax.axhline(0, color=GREY, lw=0.8, ls=":")
+    for i, values in enumerate(history.T):
+        color = (BLUE, ORANGE)[i % 2]
+        error = np.nan if errors is None else np.asarray(errors)[i]
+        if np.isfinite(values[-1]) and np.isfinite(error):
+            ax.axhspan(values[-1] - error, values[-1] + error, color=color, alpha=0.25, lw=0)
+        ax.plot(steps, np.where(np.isfinite(values), values, np.nan), color=color, lw=1)
+    last = history[-1]
+    seen = np.sort(last[np.isfinite(last)])
+    if len(seen) and np.isfinite(history).all():  # the first rows scatter widely: they may leave the frame
+        middle = history[len(history) // 10 :]
+        low, high = min(middle.min(), seen[0]), max(middle.max(), seen[-1])
+        pad = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
+        ax.set_ylim(low - pad, high + pad)
+    named = range(len(last)) if len(last) <= 6 else (0, len(last) - 1)
+    for i in named:
+        if np.isfinite(last[i]):
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+            ax.annotate(rf"$\lambda_{{{i + 1}}}$", (1, last[i]), (4, 0), **place, fontsize="small")
+    ax.set(xlabel="steps", ylabel="running exponent per step", xlim=(0, steps[-1]))
+    return ax
+
+
 def _by_rank(ax: Any, values: Any, bounds: Any, label: str) -> Any:
     ax.errorbar(np.arange(1, len(values) + 1), values, yerr=bounds, fmt="o", ms=4, color=BLUE, capsize=2, lw=1)
     ax.set(xlabel="rank", ylabel=label)

@@ -64,3 +64,46 @@ def dense_product(orbit, start=0, stop=None):
     for t in range(start, orbit.steps if stop is None else stop):
         product = orbit.map.jacobian(orbit[t], orbit.first + t).dense() @ product
     return product
+
+
+class Cocycle:
+    """θ → A_t θ, with the matrices taken in turns by the number of the step."""
+
+    def __init__(self, matrices):
+        self.matrices = [torch.as_tensor(matrix, dtype=DOUBLE) for matrix in matrices]
+        self.maps = [linear(matrix)[0] for matrix in self.matrices]
+        one = self.maps[0]
+        self.parameters, self.dtype, self.device = one.parameters, one.dtype, one.device
+
+    def __call__(self, state, step=0):
+        return self.maps[step % len(self.maps)](state)
+
+    def jacobian(self, state, step=0):
+        return self.maps[step % len(self.maps)].jacobian(state)
+
+    def identity(self):
+        return {"map": "Cocycle", "matrices": [matrix.tolist() for matrix in self.matrices]}
+
+
+def cubics(rates, lr=3.0, seed=0):
+    """Gradient descent on a rotated sum of cubics, each of which is the logistic map at one of the rates r.
+
+    L = Σ c (y²/2 − y³/3) has the step y → (1 − αc) y + αc y², whose fixed points 1 and 0 have slopes r and 2 − r for
+    αc = r − 1.
+    """
+    Q = rotation(len(rates), seed)
+    c = (torch.tensor(rates, dtype=DOUBLE) - 1) / lr
+
+    def value(x):
+        y = Q.T @ x
+        return (c * (y**2 / 2 - y**3 / 3)).sum()
+
+    f = jo.GradientDescent(jo.FunctionLoss(value, size=len(rates), dtype="float64"), lr)
+    return f, Q @ torch.linspace(0.31, 0.62, len(rates), dtype=DOUBLE)
+
+
+def logistic_exponent(r):
+    """The exponent of the logistic map at r = 4, with a stable fixed point (r < 3), or a stable 2-cycle."""
+    if r == 4:
+        return math.log(2)
+    return math.log(abs(2 - r)) if r < 3 else math.log(abs(4 + 2 * r - r * r)) / 2

@@ -39,6 +39,7 @@ NAMES = {
     "InputError",
     "JacobianOperator",
     "JvpOpsError",
+    "LyapunovSpectrum",
     "MemoryBudgetError",
     "MissingExtraError",
     "ModelLoss",
@@ -50,6 +51,7 @@ NAMES = {
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
+    "lyapunov_spectrum",
 }
 
 

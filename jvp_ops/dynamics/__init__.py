@@ -1,4 +1,7 @@
 """Growth along an orbit: how small changes of the state grow over the steps of training."""
 
 from jvp_ops.dynamics._orbit import Orbit as Orbit
+from jvp_ops.dynamics._spectrum import lyapunov_spectrum as lyapunov_spectrum
+from jvp_ops.dynamics._spectrum_result import LyapunovSpectrum as LyapunovSpectrum
+from jvp_ops.dynamics._spectrum_result import kaplan_yorke as kaplan_yorke
 from jvp_ops.dynamics._tangent import TangentSystem as TangentSystem

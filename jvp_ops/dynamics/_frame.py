@@ -49,7 +49,7 @@ class Frame:
         """
         if self.lost.any():
             return float("inf")
-        largest = np.maximum.accumulate(np.linalg.norm(self.triangle, axis=0))
+        largest = np.maximum.accumulate(_column_norms(self.triangle))
         return float((np.log(largest) - self.growth).max())
 
 
@@ -107,8 +107,14 @@ def _qr(V: Tensor) -> tuple[Tensor, Triangle]:
     return Q * signs, (R * signs[:, None]).cpu().numpy()
 
 
+def _column_norms(R: Triangle) -> NDArray[np.float64]:
+    scale = np.maximum(abs(R).max(axis=0), np.finfo(np.float64).tiny)  # whose squares neither over- nor underflow
+    norms: NDArray[np.float64] = scale * np.linalg.norm(R / scale, axis=0)
+    return norms
+
+
 def _lost(R: Triangle, rounding: float) -> NDArray[np.bool_]:
-    lost: NDArray[np.bool_] = np.diagonal(R) <= 8 * rounding * np.linalg.norm(R, axis=0)
+    lost: NDArray[np.bool_] = np.diagonal(R) <= 8 * rounding * _column_norms(R)
     return lost
 
 
