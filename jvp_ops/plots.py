@@ -108,13 +108,24 @@ def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None 
         low, high = min(middle.min(), seen[0]), max(middle.max(), seen[-1])
         pad = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
         ax.set_ylim(low - pad, high + pad)
-    named = range(len(last)) if len(last) <= 6 else (0, len(last) - 1)
-    for i in named:
-        if np.isfinite(last[i]):
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
-            ax.annotate(rf"$\lambda_{{{i + 1}}}$", (1, last[i]), (4, 0), **place, fontsize="small")
+    for group in _groups(last, 0.05 * np.ptp(ax.get_ylim())):
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        names = [rf"$\lambda_{{{i + 1}}}$" for i in sorted(group)]
+        text = ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]}"
+        ax.annotate(text, (1, np.mean(last[group])), (4, 0), **place, fontsize="small")
     ax.set(xlabel="steps", ylabel="running exponent per step", xlim=(0, steps[-1]))
     return ax
+
+
+def _groups(values: Any, distance: float) -> list[list[int]]:
+    """Group the finite values that lie closer than `distance` to the first of their group."""
+    groups: list[list[int]] = []
+    for i in np.argsort(-values, kind="stable"):
+        if np.isfinite(values[i]) and groups and values[groups[-1][0]] - values[i] < distance:
+            groups[-1].append(int(i))
+        elif np.isfinite(values[i]):
+            groups.append([int(i)])
+    return groups
 
 
 def _by_rank(ax: Any, values: Any, bounds: Any, label: str) -> Any:

@@ -1,0 +1,207 @@
+"""`finite_time_exponents`: the true singular values of the product of Jacobians over a window."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops._checks import finite_number, positive_int
+from jvp_ops._progress import progress_bar
+from jvp_ops._random import Rng, generator
+from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents
+from jvp_ops.dynamics._frame import Triangle, check_count, check_frame, check_range, orthonormal
+from jvp_ops.dynamics._orbit import Orbit
+from jvp_ops.dynamics._product_svd import product_svd
+from jvp_ops.errors import InputError
+
+Floats = NDArray[np.float64]
+_BLOCKS = 4  # in a basis before it is restarted
+_TOL = {torch.float32: 1e-4, torch.float64: 1e-8}
+
+
+def finite_time_exponents(
+    orbit: Orbit,
+    k: int,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    tol: float | None = None,
+    max_iterations: int = 50,
+    oversampling: int = 4,
+    rng: Rng = 0,
+    progress: bool = False,
+) -> FiniteTimeExponents:
+    r"""Find the k largest finite-time exponents of a window of an orbit, with both singular vectors of each.
+
+    .. math::  P = Df(θ_{b-1}) \cdots Df(θ_a), \quad P v_i = σ_i u_i, \quad P^T u_i = σ_i v_i, \qquad
+               λ_i = \frac{\ln σ_i}{b - a}
+
+    for a = `start` and b = `stop`, in natural logarithms per step. Vectors are swept forward through the window by
+    the Jacobians and backward by their transposes, made orthonormal after each step. What comes back widens the
+    basis that goes out next (a block Krylov basis of PᵀP, restarted with its leading right vectors), until what goes
+    out and what comes back agree. Only logarithms are accumulated: σᵢ may be far outside of the range of
+    floating-point numbers.
+
+    Parameters
+    ----------
+    orbit : Orbit
+        The states.
+    k : int
+        How many, at most n.
+    start, stop : int, optional
+        The window; by default the whole orbit.
+    tol : float, optional
+        Residual ‖Pᵀu − σv‖ / σ to reach; by default 1e-8 in float64 and 1e-4 in float32.
+    max_iterations : int
+        Pairs of sweeps at most; what has not converged by then is returned, and marked.
+    oversampling : int
+        Directions that come back in a backward sweep, beyond k. The more, the fewer sweeps.
+    rng : int or numpy Generator
+        Draws the start.
+    progress : bool
+        Show a progress bar of sweeps.
+
+    Returns
+    -------
+    FiniteTimeExponents
+
+    Raises
+    ------
+    InputError
+        k above n, a window outside of the orbit, or an option out of range.
+    NonFiniteError
+        A product gave NaN or Inf; the message says at which step.
+
+    Notes
+    -----
+    These are not Lyapunov exponents over a short time. QR exponents (`lyapunov_spectrum`, `local_growth`) over the
+    same window tell how vectors grow that happened to be there at its start, and the largest of them is never above
+    the largest of these. Both agree only as the window grows without end.
+
+    References
+    ----------
+    K. Geist, U. Parlitz, W. Lauterborn, "Comparison of different methods for computing Lyapunov exponents", Progress
+    of Theoretical Physics 83 (1990).
+
+    Examples
+    --------
+    >>> import jvp_ops as jo, torch
+    >>> shear = jo.FunctionMap(lambda s: torch.stack([s[0] + s[1], s[1]]), size=2, dtype="float64")
+    >>> orbit = jo.Orbit(shear, torch.tensor([0.0, 1.0], dtype=torch.float64), steps=10)
+    >>> growth = jo.finite_time_exponents(orbit, k=2)
+    >>> growth.values.round(6)                            # of ((1, 10), (0, 1)): its eigenvalues are 1
+    array([ 0.231244, -0.231244])
+    """
+    began = time.monotonic()
+    start, stop = check_range(start, stop, orbit.steps)
+    n, k = orbit.parameters.size, check_count(k, orbit.parameters.size)
+    limit = _TOL[orbit.dtype] if tol is None else finite_number(tol, "tol", least=0)
+    positive_int(max_iterations, "max_iterations")
+    if isinstance(oversampling, bool) or not isinstance(oversampling, int) or oversampling < 0:
+        raise InputError(f"oversampling must be an integer of at least 0, not {oversampling!r}")
+    random, block = generator(rng), min(n, k + oversampling)
+    V = check_frame(block, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
+    window = range(start, stop)
+    worst: list[float] = []
+    products = 0
+    with progress_bar(None, show=progress, description="finite-time growth", unit="step") as bar:
+        while True:
+            found = _iterate(orbit, window, V, block, random, bar)
+            products += (V.shape[1] + found.back.shape[1]) * len(window)
+            worst.append(float(found.residuals[:k].max()))
+            stalled = _stalls(worst, orbit.dtype)
+            if worst[-1] <= limit or stalled or len(worst) == max_iterations:
+                break
+            V = _widened(found, min(n, _BLOCKS * block), random)
+    residuals = found.residuals[:k]
+    with np.errstate(divide="ignore"):
+        bounds = -np.log1p(-np.minimum(residuals, 1.0)) / (2 * len(window))
+    return FiniteTimeExponents(
+        values=found.logs[:k] / len(window),
+        log_singular_values=found.logs[:k],
+        right=found.right[:, :k].to(orbit.dtype),
+        left=found.left[:, :k].to(orbit.dtype),
+        residuals=residuals,
+        bounds=bounds,
+        converged=residuals <= limit,
+        start=start,
+        stop=stop,
+        tol=limit,
+        iterations=len(worst),
+        products=products,
+        seconds=time.monotonic() - began,
+        parameters=orbit.parameters,
+        notes=tuple(_notes(worst, limit, stalled)),
+        provenance={"analysis": "finite_time_exponents", "k": k, "window": [start, stop], "orbit": orbit.identity()},
+    )
+
+
+@dataclass(frozen=True)
+class _Iteration:
+    """Singular triplets of P in the span of a basis, and Pᵀ times the leading left vectors, made orthonormal."""
+
+    logs: Floats
+    right: Tensor
+    left: Tensor
+    back: Tensor
+    residuals: Floats
+
+
+def _iterate(orbit: Orbit, window: range, V: Tensor, block: int, random: np.random.Generator, bar: Any) -> _Iteration:
+    """Sweep a basis V forward, decompose P V, and sweep the leading left vectors backward."""
+    Q, triangles = _sweep(orbit, window, V, random, bar, adjoint=False)
+    small = product_svd(triangles)
+    right, left = (side @ torch.from_numpy(part).to(V) for side, part in ((V, small.right), (Q, small.left)))
+    back, _ = _sweep(orbit, window[::-1], left[:, :block], random, bar, adjoint=True)
+    # Pᵀu = σv + what lies outside of the basis: its part that is not along v is the residual, relative to σ
+    along = (right[:, :block] * back).sum(dim=0)
+    apart = torch.linalg.vector_norm(back - right[:, :block] * along, dim=0)
+    residuals = (apart / along.abs().clamp_min(1e-300)).cpu().numpy()
+    return _Iteration(small.logs, right, left, back, np.where(small.logs[:block] == -np.inf, 0.0, residuals))
+
+
+def _widened(found: _Iteration, most: int, random: np.random.Generator) -> Tensor:
+    """Add what came back to the leading right vectors: a block Krylov basis of PᵀP, restarted thickly."""
+    block = found.back.shape[1]
+    kept = found.right[:, : most - block] if most > block else found.right[:, :0]
+    fresh = found.back
+    for _ in range(2):
+        fresh = fresh - kept @ (kept.mT @ fresh)
+        fresh = orthonormal(fresh, rounding=torch.finfo(torch.float64).eps, random=random).vectors
+    return torch.cat([kept, fresh], dim=1)
+
+
+def _sweep(
+    orbit: Orbit, times: range, V: Tensor, random: np.random.Generator, bar: Any, *, adjoint: bool
+) -> tuple[Tensor, list[Triangle]]:
+    """Multiply by the Jacobians, or their transposes, at `times`, in that order: the product is Q R_last ⋯ R_first."""
+    rounding, triangles = torch.finfo(orbit.dtype).eps, []
+    for t in times:
+        factor = orbit.jacobian(t, t + 1)
+        image = factor.apply_adjoint(V.to(orbit.dtype)) if adjoint else factor.apply(V.to(orbit.dtype))
+        frame = orthonormal(image, rounding=rounding, random=random)
+        V = frame.vectors
+        triangles.append(frame.triangle)
+        bar.update()
+    return V, triangles
+
+
+def _stalls(worst: list[float], dtype: torch.dtype) -> bool:
+    """Say whether the residuals no longer fall, at a level where rounding can be the reason."""
+    small = worst[-1] < 10 * torch.finfo(dtype).eps ** 0.5
+    return len(worst) > 3 and small and worst[-1] > 0.5 * worst[-4]
+
+
+def _notes(worst: list[float], limit: float, stalled: bool) -> list[str]:
+    if worst[-1] <= limit:
+        return []
+    if stalled:
+        return [f"the residuals stay at {worst[-1]:.1e}, where rounding hides them: tol={limit:.1e} cannot be met"]
+    return [
+        f"not all residuals reached tol={limit:.1e} in {len(worst)} iterations (the largest is {worst[-1]:.1e}): "
+        "raise max_iterations or oversampling, since singular values lie close together"
+    ]
