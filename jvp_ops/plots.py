@@ -117,6 +117,30 @@ def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None 
     return ax
 
 
+def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) -> Any:
+    """Draw growth step by step, shape (steps, k), above its mean; −inf is left out.
+
+    Parameters
+    ----------
+    steps : array, shape (steps,)
+        Their numbers.
+    growth : array, shape (steps, k)
+        As `local_growth` gives it.
+    ax : matplotlib axes, optional
+        Where to draw.
+    """
+    steps, growth = np.asarray(steps), np.asarray(growth)
+    ax = _subplots(figsize=(4.6, 3.2)) if ax is None else ax
+    ax.axhline(0, color=GREY, lw=0.8, ls=":")
+    for i, values in enumerate(growth.T):
+        color, finite = (BLUE, ORANGE)[i % 2], np.isfinite(values)
+        ax.plot(steps, np.where(finite, values, np.nan), color=color, lw=0.8)
+        if finite.all():
+            ax.axhline(values.mean(), color=color, lw=1, ls="--")
+    ax.set(xlabel="step", ylabel="growth per step", xlim=(steps[0], steps[-1]))
+    return ax
+
+
 def _groups(values: Any, distance: float) -> list[list[int]]:
     """Group the finite values that lie closer than `distance` to the first of their group."""
     groups: list[list[int]] = []

@@ -29,6 +29,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NAMES = {
     "ConvergenceError",
+    "CovariantVectors",
     "DataError",
     "Dataset",
     "FiniteTimeExponents",
@@ -48,11 +49,13 @@ NAMES = {
     "Parameter",
     "Parameters",
     "TwoLayerLoss",
+    "covariant_vectors",
     "eigenpairs",
     "finite_time_exponents",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
+    "local_growth",
     "lyapunov_spectrum",
 }
 

@@ -16,6 +16,7 @@ from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents
 from jvp_ops.dynamics._frame import Triangle, check_count, check_frame, check_range, orthonormal
 from jvp_ops.dynamics._orbit import Orbit
 from jvp_ops.dynamics._product_svd import product_svd
+from jvp_ops.dynamics._sweeps import frames
 from jvp_ops.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -178,16 +179,11 @@ def _widened(found: _Iteration, most: int, random: np.random.Generator) -> Tenso
 def _sweep(
     orbit: Orbit, times: range, V: Tensor, random: np.random.Generator, bar: Any, *, adjoint: bool
 ) -> tuple[Tensor, list[Triangle]]:
-    """Multiply by the Jacobians, or their transposes, at `times`, in that order: the product is Q R_last ⋯ R_first."""
-    rounding, triangles = torch.finfo(orbit.dtype).eps, []
-    for t in times:
-        factor = orbit.jacobian(t, t + 1)
-        image = factor.apply_adjoint(V.to(orbit.dtype)) if adjoint else factor.apply(V.to(orbit.dtype))
-        frame = orthonormal(image, rounding=rounding, random=random)
-        V = frame.vectors
+    """Move V through the window; the product is Q R_last ⋯ R_first."""
+    triangles = []
+    for frame in frames(orbit, times, V, random, bar, adjoint=adjoint):
         triangles.append(frame.triangle)
-        bar.update()
-    return V, triangles
+    return frame.vectors, triangles
 
 
 def _stalls(worst: list[float], dtype: torch.dtype) -> bool:
