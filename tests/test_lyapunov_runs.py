@@ -130,6 +130,22 @@ def test_a_run_that_diverges_says_where_and_keeps_what_was_measured():
     assert caught.value.partial is None
 
 
+def test_divergence_is_not_put_down_to_a_long_interval():
+    f, state = linear([[1e4]])
+    with pytest.raises(jo.NonFiniteError, match="step 77: the run diverges") as caught:
+        jo.lyapunov_spectrum(f, state, k=1, steps=100, interval=3)
+    part = caught.value.partial
+    assert part.notes == ("stopped by divergence after 77 of 100 steps",)
+    assert part.intervals.tolist() == [3] * 25 + [2]
+    assert not torch.isfinite(f(part.state)).all()
+
+
+def test_vectors_that_do_not_fit_are_refused_with_both_sizes(monkeypatch):
+    monkeypatch.setattr("jvp_ops._memory.free_bytes", lambda device: 100)
+    with pytest.raises(jo.MemoryBudgetError, match="160 B, more than the 50 B"):
+        jo.lyapunov_spectrum(*henon(), k=2, steps=10)
+
+
 def test_given_vectors_are_what_is_propagated():
     f, state = linear([[2.0, 0.0], [0.0, 0.5]])
     spectrum = jo.lyapunov_spectrum(f, state * 0, torch.tensor([[0.0], [1.0]], dtype=DOUBLE), steps=20)

@@ -13,7 +13,7 @@ from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents
-from jvp_ops.dynamics._frame import Triangle, check_count, check_frame, check_range, orthonormal
+from jvp_ops.dynamics._frame import Triangle, check_count, check_frame, check_range, orthonormal, require_frame
 from jvp_ops.dynamics._orbit import Orbit
 from jvp_ops.dynamics._product_svd import product_svd
 from jvp_ops.dynamics._sweeps import frames
@@ -74,6 +74,8 @@ def finite_time_exponents(
     ------
     InputError
         k above n, a window outside of the orbit, or an option out of range.
+    MemoryBudgetError
+        The basis does not fit; the message gives both sizes.
     NonFiniteError
         A product gave NaN or Inf; the message says at which step.
 
@@ -105,6 +107,7 @@ def finite_time_exponents(
     if isinstance(oversampling, bool) or not isinstance(oversampling, int) or oversampling < 0:
         raise InputError(f"oversampling must be an integer of at least 0, not {oversampling!r}")
     random, block = generator(rng), min(n, k + oversampling)
+    require_frame(n, min(n, _BLOCKS * block), orbit.device)
     V = check_frame(block, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
     window = range(start, stop)
     worst: list[float] = []

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops._checks import check_finite, check_tensor, positive_int
+from jvp_ops._memory import require, resolve_budget
 from jvp_ops._random import normal
 from jvp_ops.errors import InputError
 
@@ -77,11 +78,18 @@ def check_frame(vectors: object, *, size: int, dtype: torch.dtype, device: torch
         check_count(given.shape[1], size)
     else:
         k = check_count(vectors, size)
+        require_frame(size, k, device)
         given = normal(random, size, k, dtype=torch.float64, device=device)
     frame = orthonormal(given, rounding=torch.finfo(dtype).eps, random=random)
     if frame.lost.any():
         raise InputError(f"vectors must be linearly independent; column {int(np.argmax(frame.lost))} is not")
     return frame.vectors
+
+
+def require_frame(size: int, k: int, device: torch.device) -> None:
+    """Refuse frames that do not fit: V, Q and the products' images, in float64."""
+    remedy = "ask for fewer directions, or use a device with more memory"
+    require(5 * size * k * 8, resolve_budget(None, device), f"a frame of {k} directions of {size} numbers", remedy)
 
 
 def check_count(k: object, size: int) -> int:

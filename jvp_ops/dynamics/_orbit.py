@@ -48,7 +48,8 @@ class Orbit:
     ----------
     steps : int
         T, or the number of finite steps where the run diverged.
-    first : int
+    map, first, parameters, dtype, device
+        As given, and as those of the map.
     stride : int
         How many steps lie between states that are kept; 1 where all are.
 

@@ -55,7 +55,7 @@ class Pace:
             return False, self.shortened(taken, load)
         pace = replace(
             self,
-            strained=self.strained + (load > self.safe and not lost),
+            strained=self.strained + (frame.spread > self.safe and not lost),
             singular=number if lost and self.singular < 0 else self.singular,
         )
         if self.asked:

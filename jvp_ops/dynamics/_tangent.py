@@ -50,6 +50,8 @@ class TangentSystem:
     ------
     InputError
         A state or vectors of another shape, dtype or device; more vectors than n; dependent ones.
+    MemoryBudgetError
+        The vectors do not fit; the message gives both sizes.
 
     Examples
     --------
