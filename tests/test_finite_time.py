@@ -173,3 +173,14 @@ def test_the_decomposition_of_a_product_of_triangles_keeps_small_values(order):
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(4), atol=1e-13)
     rebuilt = found.left * np.exp(found.logs) @ found.right.T
     np.testing.assert_allclose(rebuilt, product, atol=1e-12 * abs(product).max())
+
+
+def test_the_decomposition_puts_values_that_are_out_of_order_in_order_first():
+    """Rows of the product that are nearly parallel lose the least value; the sum of all is known exactly."""
+    random = np.random.default_rng(4)
+    triangles = [np.triu(random.standard_normal((5, 5))) + np.diag(np.exp(np.linspace(2, -2, 5))) for _ in range(300)]
+    exact = sum(np.log(abs(np.diagonal(triangle))).sum() for triangle in triangles)
+    found = product_svd(triangles)
+    assert found.logs[0] - found.logs[4] > 700
+    assert abs(found.logs.sum() - exact) < 1e-10
+    assert abs(product_svd(triangles, sweeps=0).logs.sum() - exact) > 1e-6

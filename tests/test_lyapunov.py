@@ -9,6 +9,7 @@ from systems import DOUBLE, GOLDEN, Cocycle, cat, cubics, heavy_ball, henon, lin
 
 import jvp_ops as jo
 from jvp_ops.dynamics import kaplan_yorke
+from jvp_ops.dynamics._frame import orthonormal
 
 HENON = (0.41922, -1.62319)
 
@@ -139,6 +140,20 @@ def test_a_loop_of_ones_own_is_told_of_rank_loss():
     assert abs(growth[0] - 60 * GOLDEN) < 2
     assert math.isnan(growth[1])
     assert system.frame.spread > 18
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_column_in_the_span_of_those_before_it_is_replaced_and_the_others_count(scale):
+    V = torch.randn(6, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    V[:, 1] = scale * V[:, 0]
+    frame = orthonormal(V, rounding=1e-16, random=np.random.default_rng(0))
+    assert frame.lost.tolist() == [False, True, False, False]
+    Q, R = frame.vectors, torch.from_numpy(frame.triangle)
+    torch.testing.assert_close(Q @ R, V, rtol=0, atol=1e-14)
+    torch.testing.assert_close(Q.T @ Q, torch.eye(4, dtype=DOUBLE), rtol=0, atol=1e-14)
+    kept = torch.linalg.qr(V[:, [0, 2, 3]])[1].diagonal().abs().log().numpy()
+    np.testing.assert_allclose(frame.growth[[0, 2, 3]], kept, rtol=1e-12)
+    assert frame.growth[1] == -math.inf
 
 
 def test_growth_that_would_overflow_shortens_the_interval():

@@ -8,6 +8,7 @@ import torch
 from systems import DOUBLE, henon, linear, network
 
 import jvp_ops as jo
+from jvp_ops.dynamics._spectrum_result import batch_errors
 from jvp_ops.store import fingerprint
 
 REQUEST = {"k": 2, "steps": 300, "transient": 20, "rng": 5}
@@ -74,6 +75,32 @@ def test_a_run_that_was_interrupted_anywhere_resumes_bit_for_bit(number, whole, 
     except KeyboardInterrupt:
         assert number < 60  # in the transient
     same(run(checkpoint=file, resume=True), whole)
+
+
+def test_an_interruption_between_counting_and_noting_it_counts_nothing_twice(whole, tmp_path, monkeypatch):
+    file, calls, position = tmp_path / "run.npz", [], jo.TangentSystem.position
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 50:
+            raise KeyboardInterrupt
+        return position(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jo.TangentSystem, "position", interrupted)
+        part = run(checkpoint=file)
+    assert part.growth.tobytes() == whole.growth[: len(part.growth)].tobytes()
+    assert part.steps == part.intervals.sum() == part.history_steps[-1]
+    assert len(part.growth) < 50
+    same(run(checkpoint=file, resume=True), whole)
+
+
+def test_vectors_always_have_the_same_memory_layout():
+    system = jo.TangentSystem(*henon(), 2)
+    for _ in range(2):
+        assert system.vectors.is_contiguous()
+        system.step()
+        system.orthonormalize()
 
 
 def test_a_run_in_float32_on_a_network_resumes_bit_for_bit(tmp_path):
@@ -158,6 +185,14 @@ def test_the_callback_sees_the_running_exponents():
     assert [steps for steps, _ in seen] == spectrum.history_steps.tolist()
     np.testing.assert_allclose([values for _, values in seen], spectrum.history, rtol=1e-12)
     np.testing.assert_allclose(spectrum.history[-1], spectrum.values, rtol=1e-12)
+
+
+def test_standard_errors_of_equal_stretches_are_the_scatter_of_batch_means():
+    growth = np.random.default_rng(0).normal(1.0, 2.0, (100, 2))
+    means = growth.reshape(10, 10, 2).mean(axis=1) / 3
+    errors = batch_errors(growth, np.full(100, 3))
+    np.testing.assert_allclose(errors, means.std(axis=0, ddof=1) / np.sqrt(10), rtol=1e-12)
+    assert np.isnan(batch_errors(growth[:7], np.full(7, 3))).all()
 
 
 def test_standard_errors_are_those_of_repeated_runs():
