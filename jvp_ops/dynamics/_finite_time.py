@@ -20,7 +20,8 @@ from jvp_ops.dynamics._sweeps import frames
 from jvp_ops.errors import InputError
 
 Floats = NDArray[np.float64]
-_BLOCKS = 4  # in a basis before it is restarted
+_BLOCKS, _MILD_BLOCKS = 4, 8  # in a basis before it is restarted
+_MILD = 6.0  # e-folds between the values asked for, up to which images of a basis can be kept as plain numbers
 _TOL = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
@@ -107,20 +108,28 @@ def finite_time_exponents(
     if isinstance(oversampling, bool) or not isinstance(oversampling, int) or oversampling < 0:
         raise InputError(f"oversampling must be an integer of at least 0, not {oversampling!r}")
     random, block = generator(rng), min(n, k + oversampling)
-    require_frame(n, min(n, _BLOCKS * block), orbit.device)
+    require_frame(n, min(n, _MILD_BLOCKS * block), orbit.device)
     V = check_frame(block, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
     window = range(start, stop)
     worst: list[float] = []
-    products = 0
     with progress_bar(None, show=progress, description="finite-time growth", unit="step") as bar:
+        found = _iterate(orbit, window, V, block, random, bar)
+        products = (V.shape[1] + block) * len(window)
         while True:
-            found = _iterate(orbit, window, V, block, random, bar)
-            products += (V.shape[1] + found.back.shape[1]) * len(window)
             worst.append(float(found.residuals[:k].max()))
             stalled = _stalls(worst, orbit.dtype)
             if worst[-1] <= limit or stalled or len(worst) == max_iterations:
                 break
-            V = _widened(found, min(n, _BLOCKS * block), random)
+            mild = found.logs[0] - found.logs[k - 1] <= _MILD and abs(found.logs[0]) < 300
+            blocks = _MILD_BLOCKS if mild else _BLOCKS
+            kept, fresh = _widened(found, min(n, blocks * block), random)
+            if mild:
+                found = _extended(orbit, window, found, kept, fresh, block, random, bar)
+                products += (fresh.shape[1] + block) * len(window)
+            else:
+                V = torch.cat([kept, fresh], dim=1)
+                found = _iterate(orbit, window, V, block, random, bar)
+                products += (V.shape[1] + block) * len(window)
     residuals = found.residuals[:k]
     with np.errstate(divide="ignore"):
         bounds = -np.log1p(-np.minimum(residuals, 1.0)) / (2 * len(window))
@@ -160,23 +169,59 @@ def _iterate(orbit: Orbit, window: range, V: Tensor, block: int, random: np.rand
     Q, triangles = _sweep(orbit, window, V, random, bar, adjoint=False)
     small = product_svd(triangles)
     right, left = (side @ torch.from_numpy(part).to(V) for side, part in ((V, small.right), (Q, small.left)))
+    return _checked(orbit, window, small.logs, right, left, block, random, bar)
+
+
+def _extended(
+    orbit: Orbit,
+    window: range,
+    found: _Iteration,
+    kept: Tensor,
+    fresh: Tensor,
+    block: int,
+    random: np.random.Generator,
+    bar: Any,
+) -> _Iteration:
+    """Sweep only new vectors forward, and decompose them with the images of the old ones, which are known."""
+    Q, triangles = _sweep(orbit, window, fresh, random, bar, adjoint=False)
+    small = product_svd(triangles)
+    left, right = (torch.from_numpy(part).to(fresh) for part in (small.left, small.right))
+    image = (Q @ left) * torch.from_numpy(np.exp(small.logs)).to(fresh) @ right.mT
+    known = found.left[:, : kept.shape[1]] * torch.from_numpy(np.exp(found.logs[: kept.shape[1]])).to(fresh)
+    U, sigma, Zt = torch.linalg.svd(torch.cat([known, image], dim=1), full_matrices=False)
+    basis = torch.cat([kept, fresh], dim=1)
+    logs: Floats = sigma.clamp_min(torch.finfo(sigma.dtype).tiny).log().cpu().numpy()
+    return _checked(orbit, window, logs, basis @ Zt.mT, U, block, random, bar)
+
+
+def _checked(
+    orbit: Orbit,
+    window: range,
+    logs: Floats,
+    right: Tensor,
+    left: Tensor,
+    block: int,
+    random: np.random.Generator,
+    bar: Any,
+) -> _Iteration:
+    """Sweep the leading left vectors backward, and see how far they come from the right ones."""
     back, _ = _sweep(orbit, window[::-1], left[:, :block], random, bar, adjoint=True)
     # Pᵀu = σv + what lies outside of the basis: its part that is not along v is the residual, relative to σ
     along = (right[:, :block] * back).sum(dim=0)
     apart = torch.linalg.vector_norm(back - right[:, :block] * along, dim=0)
     residuals = (apart / along.abs().clamp_min(1e-300)).cpu().numpy()
-    return _Iteration(small.logs, right, left, back, np.where(small.logs[:block] == -np.inf, 0.0, residuals))
+    return _Iteration(logs, right, left, back, np.where(logs[:block] == -np.inf, 0.0, residuals))
 
 
-def _widened(found: _Iteration, most: int, random: np.random.Generator) -> Tensor:
-    """Add what came back to the leading right vectors: a block Krylov basis of PᵀP, restarted thickly."""
+def _widened(found: _Iteration, most: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Give leading right vectors to keep, and what came back beside them: a block Krylov basis of PᵀP."""
     block = found.back.shape[1]
     kept = found.right[:, : most - block] if most > block else found.right[:, :0]
     fresh = found.back
     for _ in range(2):
         fresh = fresh - kept @ (kept.mT @ fresh)
         fresh = orthonormal(fresh, rounding=torch.finfo(torch.float64).eps, random=random).vectors
-    return torch.cat([kept, fresh], dim=1)
+    return kept, fresh
 
 
 def _sweep(
