@@ -202,6 +202,12 @@ def test_bad_input_is_told(orbit):
         jo.Orbit(f, state, 3, first=-1)
     with pytest.raises(jo.InputError, match="shape"):
         jo.Orbit(f, torch.ones(3, dtype=DOUBLE), 3)
+    for function in (jo.TangentSystem, jo.Orbit):
+        with pytest.raises(jo.InputError, match=r"f must be a map such as GradientDescent .* not function"):
+            function(lambda s: s, state, 3)
+    for analysis in (jo.finite_time_exponents, jo.covariant_vectors, jo.local_growth):
+        with pytest.raises(jo.InputError, match="orbit must be an Orbit, not FunctionMap"):
+            analysis(f, 2)
     for start, stop in ((3, 3), (5, 2), (0, 41), (-1, 3), (0.0, 3)):
         with pytest.raises(jo.InputError, match=r"0 ≤ start < stop ≤ 40"):
             orbit.jacobian(start, stop)

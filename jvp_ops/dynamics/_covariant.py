@@ -16,7 +16,7 @@ from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._covariant_result import CovariantVectors
 from jvp_ops.dynamics._frame import Triangle, check_count, check_frame
-from jvp_ops.dynamics._orbit import Orbit
+from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._spectrum_result import batch_errors
 from jvp_ops.dynamics._sweeps import frames
 from jvp_ops.errors import InputError, NonFiniteError
@@ -94,6 +94,7 @@ def covariant_vectors(
     >>> (found.vectors[0, 0] / found.vectors[0, 1]).numpy().round(6)     # slopes (±√5 + 1) / 2
     array([ 1.618034, -0.618034])
     """
+    check_orbit(orbit)
     began = time.monotonic()
     n, k = orbit.parameters.size, check_count(k, orbit.parameters.size)
     start, stop = _window(orbit.steps, forward_transient, backward_transient)

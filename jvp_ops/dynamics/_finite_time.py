@@ -14,7 +14,7 @@ from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents
 from jvp_ops.dynamics._frame import Triangle, check_count, check_frame, check_range, orthonormal, require_frame
-from jvp_ops.dynamics._orbit import Orbit
+from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._product_svd import product_svd
 from jvp_ops.dynamics._sweeps import frames
 from jvp_ops.errors import InputError
@@ -100,6 +100,7 @@ def finite_time_exponents(
     >>> growth.values.round(6)                            # of ((1, 10), (0, 1)): its eigenvalues are 1
     array([ 0.231244, -0.231244])
     """
+    check_orbit(orbit)
     began = time.monotonic()
     start, stop = check_range(start, stop, orbit.steps)
     n, k = orbit.parameters.size, check_count(k, orbit.parameters.size)

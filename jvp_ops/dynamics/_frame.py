@@ -92,6 +92,12 @@ def require_frame(size: int, k: int, device: torch.device) -> None:
     require(5 * size * k * 8, resolve_budget(None, device), f"a frame of {k} directions of {size} numbers", remedy)
 
 
+def check_map(f: object) -> None:
+    """Refuse what is not a map."""
+    if not callable(f) or not callable(getattr(f, "jacobian", None)) or not hasattr(f, "parameters"):
+        raise InputError(f"f must be a map such as GradientDescent or FunctionMap, not {type(f).__name__}")
+
+
 def check_count(k: object, size: int) -> int:
     """Check a number of directions: at least 1, at most the size of the state."""
     count = positive_int(k, "k")

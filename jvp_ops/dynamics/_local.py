@@ -11,7 +11,7 @@ from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._covariant_result import CovariantVectors
 from jvp_ops.dynamics._frame import check_frame, check_range
-from jvp_ops.dynamics._orbit import Orbit
+from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._sweeps import frames
 
 
@@ -69,6 +69,7 @@ def local_growth(
     array([[ 1.098612, -0.693147],
            [ 1.098612, -0.693147]])
     """
+    check_orbit(orbit)
     start, stop = check_range(start, stop, orbit.steps)
     with progress_bar(None, show=progress, description="local growth", unit="step") as bar:
         if isinstance(vectors, CovariantVectors):

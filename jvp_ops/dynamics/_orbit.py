@@ -11,7 +11,7 @@ from torch import Tensor
 from jvp_ops._checks import check_state
 from jvp_ops._memory import format_bytes, resolve_budget
 from jvp_ops._progress import progress_bar
-from jvp_ops.dynamics._frame import check_range
+from jvp_ops.dynamics._frame import check_map, check_range
 from jvp_ops.dynamics._states import DiskStates, MemoryStates, States, stride_in_memory, stride_on_disk
 from jvp_ops.errors import DataError, InputError, NonFiniteError
 from jvp_ops.operators import JacobianOperator, Linearization
@@ -88,6 +88,7 @@ class Orbit:
         folder: str | Path | None = None,
         progress: bool = False,
     ) -> None:
+        check_map(f)
         for name, value, least in (("steps", steps, 1), ("first", first, 0)):
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
@@ -257,6 +258,12 @@ class Orbit:
         )
         error.partial = self
         return error
+
+
+def check_orbit(orbit: object) -> None:
+    """Refuse what is not an orbit."""
+    if not isinstance(orbit, Orbit):
+        raise InputError(f"orbit must be an Orbit, not {type(orbit).__name__}: Orbit(f, state, steps) makes one")
 
 
 def step_identity(f: "Map", state: Tensor, step: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jvp_ops._checks import check_state
 from jvp_ops._random import Rng, generator
-from jvp_ops.dynamics._frame import Frame, check_frame, orthonormal
+from jvp_ops.dynamics._frame import Frame, check_frame, check_map, orthonormal
 from jvp_ops.errors import InputError, NonFiniteError
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class TangentSystem:
     def __init__(self, f: "Map", state: Tensor, vectors: int | Tensor, *, first: int = 0, rng: Rng = 0) -> None:
         if isinstance(first, bool) or not isinstance(first, int | np.integer) or first < 0:
             raise InputError(f"first must be an integer of at least 0, not {first!r}")
-        if not callable(getattr(f, "jacobian", None)):
-            raise InputError(f"f must be a map such as GradientDescent or FunctionMap, not {type(f).__name__}")
+        check_map(f)
         size = f.parameters.size
         self.map = f
         self.state = check_state(state, "state", size=size, dtype=f.dtype, device=f.device).clone()
