@@ -47,6 +47,15 @@ if TYPE_CHECKING:
     from jvp_ops.data import load_digits as load_digits
     from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
     from jvp_ops.data import load_mnist as load_mnist
+    from jvp_ops.dynamics import CovariantVectors as CovariantVectors
+    from jvp_ops.dynamics import FiniteTimeExponents as FiniteTimeExponents
+    from jvp_ops.dynamics import LyapunovSpectrum as LyapunovSpectrum
+    from jvp_ops.dynamics import Orbit as Orbit
+    from jvp_ops.dynamics import TangentSystem as TangentSystem
+    from jvp_ops.dynamics import covariant_vectors as covariant_vectors
+    from jvp_ops.dynamics import finite_time_exponents as finite_time_exponents
+    from jvp_ops.dynamics import local_growth as local_growth
+    from jvp_ops.dynamics import lyapunov_spectrum as lyapunov_spectrum
     from jvp_ops.eigen import Cluster as Cluster
     from jvp_ops.eigen import Eigenpairs as Eigenpairs
     from jvp_ops.eigen import Inertia as Inertia
@@ -78,6 +87,15 @@ _HOME = {
     "load_fashion_mnist": "jvp_ops.data",
     "load_mnist": "jvp_ops.data",
     "Cluster": "jvp_ops.eigen",
+    "CovariantVectors": "jvp_ops.dynamics",
+    "FiniteTimeExponents": "jvp_ops.dynamics",
+    "LyapunovSpectrum": "jvp_ops.dynamics",
+    "Orbit": "jvp_ops.dynamics",
+    "TangentSystem": "jvp_ops.dynamics",
+    "covariant_vectors": "jvp_ops.dynamics",
+    "finite_time_exponents": "jvp_ops.dynamics",
+    "local_growth": "jvp_ops.dynamics",
+    "lyapunov_spectrum": "jvp_ops.dynamics",
     "Eigenpairs": "jvp_ops.eigen",
     "SolveStatus": "jvp_ops.eigen",
     "Inertia": "jvp_ops.eigen",

@@ -38,7 +38,7 @@ class NonFiniteError(JvpOpsError, ArithmeticError):
     Attributes
     ----------
     partial
-        What a solver had found before a product failed, such as an `Eigenpairs`; None where nothing was.
+        What there was before: a solver's `Eigenpairs`, the finite part of an orbit, a partial spectrum; else None.
     """
 
     partial: Any = None

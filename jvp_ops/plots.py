@@ -78,6 +78,80 @@ def plot_ends(
     return axes
 
 
+def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None = None, *, ax: Any = None) -> Any:
+    """Draw running exponents over the steps, each with its final value as a band of one standard error either side.
+
+    Parameters
+    ----------
+    steps : array, shape (rows,)
+        Steps measured.
+    history : array, shape (rows, k)
+        The running exponents; −inf is left out.
+    errors : array, shape (k,), optional
+        Standard errors of the last row; NaN draws no band.
+    ax : matplotlib axes, optional
+        Where to draw.
+    """
+    steps, history = np.asarray(steps), np.asarray(history)
+    ax = _subplots(figsize=(4.6, 3.2)) if ax is None else ax
+    ax.axhline(0, color=GREY, lw=0.8, ls=":")
+    for i, values in enumerate(history.T):
+        color = (BLUE, ORANGE)[i % 2]
+        error = np.nan if errors is None else np.asarray(errors)[i]
+        if np.isfinite(values[-1]) and np.isfinite(error):
+            ax.axhspan(values[-1] - error, values[-1] + error, color=color, alpha=0.25, lw=0)
+        ax.plot(steps, np.where(np.isfinite(values), values, np.nan), color=color, lw=1)
+    last = history[-1]
+    seen = np.sort(last[np.isfinite(last)])
+    if len(seen) and np.isfinite(history).all():  # the first rows scatter widely: they may leave the frame
+        middle = history[len(history) // 10 :]
+        low, high = min(middle.min(), seen[0]), max(middle.max(), seen[-1])
+        pad = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
+        ax.set_ylim(low - pad, high + pad)
+    for group in _groups(last, 0.05 * np.ptp(ax.get_ylim())):
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        names = [rf"$\lambda_{{{i + 1}}}$" for i in sorted(group)]
+        text = ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]}"
+        ax.annotate(text, (1, np.mean(last[group])), (4, 0), **place, fontsize="small")
+    ax.set(xlabel="steps", ylabel="running exponent per step", xlim=(0, steps[-1]))
+    return ax
+
+
+def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) -> Any:
+    """Draw growth step by step, shape (steps, k), above its mean; −inf is left out.
+
+    Parameters
+    ----------
+    steps : array, shape (steps,)
+        Their numbers.
+    growth : array, shape (steps, k)
+        As `local_growth` gives it.
+    ax : matplotlib axes, optional
+        Where to draw.
+    """
+    steps, growth = np.asarray(steps), np.asarray(growth)
+    ax = _subplots(figsize=(4.6, 3.2)) if ax is None else ax
+    ax.axhline(0, color=GREY, lw=0.8, ls=":")
+    for i, values in enumerate(growth.T):
+        color, finite = (BLUE, ORANGE)[i % 2], np.isfinite(values)
+        ax.plot(steps, np.where(finite, values, np.nan), color=color, lw=0.8)
+        if finite.all():
+            ax.axhline(values.mean(), color=color, lw=1, ls="--")
+    ax.set(xlabel="step", ylabel="growth per step", xlim=(steps[0], steps[-1]))
+    return ax
+
+
+def _groups(values: Any, distance: float) -> list[list[int]]:
+    """Group the finite values that lie closer than `distance` to the first of their group."""
+    groups: list[list[int]] = []
+    for i in np.argsort(-values, kind="stable"):
+        if np.isfinite(values[i]) and groups and values[groups[-1][0]] - values[i] < distance:
+            groups[-1].append(int(i))
+        elif np.isfinite(values[i]):
+            groups.append([int(i)])
+    return groups
+
+
 def _by_rank(ax: Any, values: Any, bounds: Any, label: str) -> Any:
     ax.errorbar(np.arange(1, len(values) + 1), values, yerr=bounds, fmt="o", ms=4, color=BLUE, capsize=2, lw=1)
     ax.set(xlabel="rank", ylabel=label)

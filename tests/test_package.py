@@ -22,6 +22,7 @@ LAYERS = [
     {"maps"},
     {"plots"},
     {"eigen"},
+    {"dynamics"},
     {"cli"},
     {"__main__"},
 ]
@@ -30,8 +31,10 @@ NAMES = {
     "Adam",
     "AdamW",
     "ConvergenceError",
+    "CovariantVectors",
     "DataError",
     "Dataset",
+    "FiniteTimeExponents",
     "FunctionLoss",
     "FunctionMap",
     "GaussNewtonOperator",
@@ -41,6 +44,7 @@ NAMES = {
     "InputError",
     "JacobianOperator",
     "JvpOpsError",
+    "LyapunovSpectrum",
     "MemoryBudgetError",
     "MinibatchSGD",
     "MissingExtraError",
@@ -51,10 +55,14 @@ NAMES = {
     "Parameters",
     "RMSProp",
     "TwoLayerLoss",
+    "covariant_vectors",
     "eigenpairs",
+    "finite_time_exponents",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
+    "local_growth",
+    "lyapunov_spectrum",
 }
 
 

@@ -212,3 +212,40 @@ def test_a_figure_is_saved_without_a_warning(pyplot, tmp_path, draw, name, shape
         warnings.simplefilter("error")
         pyplot.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+# --- growth ------------------------------------------------------------------------------------------------------
+
+
+def test_running_exponents_are_drawn_over_the_steps_with_a_band_of_their_errors():
+    steps, history = np.arange(1, 5), np.array([[0.5, -1], [0.4, -2], [0.45, -1.5], [0.42, -1.6]])
+    ax = plots.plot_running(steps, history, [0.01, np.nan])
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), np.c_[steps, history[:, 0]])
+    (band,) = ax.patches
+    np.testing.assert_allclose([band.get_y(), band.get_height()], [0.41, 0.02])
+    assert texts(ax) == r"$\lambda_{1}$ $\lambda_{2}$"
+
+
+def test_names_of_exponents_that_lie_close_together_stand_together():
+    last = [0.69, 0.69, -0.3, -0.31, -0.3, -0.31, -np.inf]
+    ax = plots.plot_running([1, 2], [[0.5, 0.5, *last[2:]], last])
+    assert texts(ax) == r"$\lambda_{1}$, $\lambda_{2}$ $\lambda_{3}$ … $\lambda_{6}$"
+
+
+def test_growth_step_by_step_is_drawn_with_its_mean():
+    growth = np.array([[1.0, -np.inf], [3.0, -2.0]])
+    ax = plots.plot_local_growth([7, 8], growth)
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[7, 1], [8, 3]])
+    assert threshold_lines(ax) == [2.0]
+    assert np.isnan(ax.lines[3].get_ydata()[0])
+
+
+def test_results_of_growth_draw_themselves():
+    import torch
+
+    henon = jo.FunctionMap(lambda s: torch.stack([1 - 1.4 * s[0] ** 2 + s[1], 0.3 * s[0]]), size=2, dtype="float64")
+    orbit = jo.Orbit(henon, torch.tensor([0.1, 0.1], dtype=torch.float64), steps=20)
+    spectrum = jo.lyapunov_spectrum(henon, orbit[0], k=2, steps=20)
+    assert spectrum.plot().get_ylabel() == "running exponent per step"
+    assert jo.finite_time_exponents(orbit, k=2).plot().get_ylabel() == "finite-time exponent per step"
+    assert jo.covariant_vectors(orbit, k=2).plot().get_ylabel() == "growth per step"

@@ -8,3 +8,4 @@ from jvp_ops.maps._gradient_descent import GradientDescent as GradientDescent
 from jvp_ops.maps._minibatch import MinibatchSGD as MinibatchSGD
 from jvp_ops.maps._momentum import HeavyBall as HeavyBall
 from jvp_ops.maps._momentum import Nesterov as Nesterov
+from jvp_ops.maps._protocol import Map as Map

@@ -1,0 +1,120 @@
+"""What `covariant_vectors` returns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops.dynamics._report import as_html, as_text, plain
+from jvp_ops.parameters import Parameters
+from jvp_ops.store import save_run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CovariantVectors:
+    """Covariant Lyapunov vectors along a window of an orbit: unit vectors that the Jacobians carry into each other.
+
+    Attributes
+    ----------
+    at : ndarray of int64, shape (m,)
+        The steps of the orbit at whose states the vectors are given.
+    vectors : Tensor, shape (m, n, k)
+        Vector j at state θ_{at[i]} is ``vectors[i, :, j]``: unit, not orthogonal, its sign free; in the map's dtype.
+    growth : ndarray of float64, shape (window, k)
+        ln ‖Df v‖ / ‖v‖ in each step of the window, natural logarithms per step.
+    values : ndarray of float64, shape (k,)
+        The means of `growth`: Lyapunov exponents.
+    errors : ndarray of float64, shape (k,)
+        Their standard errors by batch means.
+    angles : ndarray of float64, shape (m, k, k)
+        Angles between the lines of each pair of vectors, 0 to π/2; near 0 there is a tangency.
+    uncertainty : ndarray of float64, shape (k,)
+        Angle at the end of the window between the vectors of two random backward starts: what the backward
+        transient has left over. It says nothing of the forward transient.
+    start, stop : int
+        The window: steps `start` to `stop` − 1.
+    products : int
+        Directions multiplied by a step's Jacobian.
+    seconds : float
+    parameters : Parameters
+    notes : tuple of str
+    provenance : dict
+    """
+
+    at: NDArray[np.int64]
+    vectors: Tensor
+    growth: Floats
+    values: Floats
+    errors: Floats
+    angles: Floats
+    uncertainty: Floats
+    start: int
+    stop: int
+    products: int
+    seconds: float
+    parameters: Parameters
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def least_angles(self) -> Floats:
+        """The least angle of each vector to another one, over all states given; π/2 for a single vector."""
+        k = len(self)
+        apart = self.angles + np.eye(k) * np.pi / 2
+        least: Floats = np.minimum(apart.min(axis=(0, 2)), np.pi / 2)
+        return least
+
+    def tensors(self, i: int, j: int) -> dict[str, Tensor]:
+        """Take vector j at state ``at[i]`` apart into the parameters' shapes, by name."""
+        return self.parameters.unflatten(self.vectors[i, :, j])
+
+    def header(self) -> list[str]:
+        """Name the columns of `rows`."""
+        return ["exponent per step", "standard error", "least angle", "uncertainty"]
+
+    def rows(self) -> list[list[str]]:
+        """Write each vector's figures as text, under `header`; angles in radians."""
+        figures = zip(self.values, self.errors, self.least_angles, self.uncertainty, strict=True)
+        return [[f"{v: .8g}", f"{error:.1e}", f"{angle:.3g}", f"{u:.1e}"] for v, error, angle, u in figures]
+
+    def summary(self) -> str:
+        """Say in one line what was found and at what cost."""
+        return (
+            f"{len(self)} covariant vectors at {len(self.at)} states of steps {self.start} to {self.stop}, "
+            f"{self.products} products in {self.seconds:.2f} s"
+        )
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def record(self) -> dict[str, Any]:
+        """Give all but the arrays as a JSON-able dict."""
+        names = ("start", "stop", "products", "seconds")
+        figures = ("values", "errors", "least_angles", "uncertainty", "notes")
+        return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Give all arrays as numpy."""
+        names = ("at", "growth", "values", "errors", "angles", "uncertainty")
+        return {**{name: getattr(self, name) for name in names}, "vectors": self.vectors.cpu().numpy()}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``run.json`` and ``arrays.npz`` into a new folder; as in `LyapunovSpectrum.save`."""
+        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the growth of each vector in each step of the window; return the matplotlib axes."""
+        from jvp_ops.plots import plot_local_growth  # matplotlib only when something is drawn
+
+        return plot_local_growth(np.arange(self.start, self.stop), self.growth, ax=ax)

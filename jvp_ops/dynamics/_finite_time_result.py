@@ -1,0 +1,130 @@
+"""What `finite_time_exponents` returns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops.dynamics._report import as_html, as_text, plain
+from jvp_ops.parameters import Parameters
+from jvp_ops.store import save_run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FiniteTimeExponents:
+    """The k largest finite-time exponents of a window of T steps: ln σᵢ(P) / T of the product P of its Jacobians.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape (k,)
+        ln σᵢ / T, natural logarithms per step, falling; −inf for σᵢ = 0.
+    log_singular_values : ndarray of float64, shape (k,)
+        ln σᵢ, which stays finite where σᵢ would overflow.
+    right : Tensor, shape (n, k)
+        Right singular vectors: the unit directions at the start of the window that grow by σᵢ.
+    left : Tensor, shape (n, k)
+        Left singular vectors: what they have become at its end, P vᵢ = σᵢ uᵢ.
+    residuals : ndarray of float64, shape (k,)
+        ‖Pᵀuᵢ − σᵢvᵢ‖ / σᵢ, with the part along stronger vectors left out; P vᵢ = σᵢ uᵢ holds by construction.
+    bounds : ndarray of float64, shape (k,)
+        −ln(1 − residual) / 2T: how far an exponent of the product can be, before rounding. With a gap between
+        exponents the error is of the order of the residual squared, far less.
+    converged : ndarray of bool, shape (k,)
+        The residual is at most `tol`.
+    start, stop : int
+        The window: steps start to stop − 1.
+    tol : float
+    iterations : int
+        Pairs of a forward and a backward sweep.
+    products : int
+        Directions multiplied by a step's Jacobian or its transpose.
+    seconds : float
+    parameters : Parameters
+        What the entries of the vectors stand for.
+    notes : tuple of str
+    provenance : dict
+    """
+
+    values: Floats
+    log_singular_values: Floats
+    right: Tensor
+    left: Tensor
+    residuals: Floats
+    bounds: Floats
+    converged: NDArray[np.bool_]
+    start: int
+    stop: int
+    tol: float
+    iterations: int
+    products: int
+    seconds: float
+    parameters: Parameters
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def tensors(self, i: int) -> dict[str, Tensor]:
+        """Take right vector i apart into the parameters' shapes, by name."""
+        return self.parameters.unflatten(self.right[:, i])
+
+    def header(self) -> list[str]:
+        """Name the columns of `rows`."""
+        return ["exponent per step", "ln σ", "residual", "bound", "converged"]
+
+    def rows(self) -> list[list[str]]:
+        """Write each exponent as text, under `header`."""
+        return [
+            [
+                f"{self.values[i]: .10g}",
+                f"{self.log_singular_values[i]: .8g}",
+                f"{self.residuals[i]:.1e}",
+                f"{self.bounds[i]:.1e}",
+                "yes" if self.converged[i] else "no",
+            ]
+            for i in range(len(self))
+        ]
+
+    def summary(self) -> str:
+        """Say in one line what was found and at what cost."""
+        return (
+            f"{len(self)} finite-time exponents over steps {self.start} to {self.stop}, {self.iterations} iterations, "
+            f"{self.products} products in {self.seconds:.2f} s, tol {self.tol:.1e}"
+        )
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def record(self) -> dict[str, Any]:
+        """Give all but the vectors as a JSON-able dict; −inf as text."""
+        names = ("start", "stop", "tol", "iterations", "products", "seconds")
+        figures = ("values", "log_singular_values", "residuals", "bounds", "converged", "notes")
+        return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Give all arrays as numpy."""
+        names = ("values", "log_singular_values", "residuals", "bounds", "converged")
+        found: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
+        return found | {"right": self.right.cpu().numpy(), "left": self.left.cpu().numpy()}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``run.json`` and ``arrays.npz`` into a new folder; as in `LyapunovSpectrum.save`."""
+        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the exponents by rank with their bounds; return the matplotlib axes."""
+        from jvp_ops.plots import plot_values  # matplotlib only when something is drawn
+
+        finite = np.isfinite(self.values)
+        ax = plot_values(self.values[finite], self.bounds[finite], ax=ax)
+        ax.set_ylabel("finite-time exponent per step")
+        return ax

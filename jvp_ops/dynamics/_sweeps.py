@@ -1,0 +1,28 @@
+"""Frames of vectors moved along an orbit, forward by the Jacobians or backward by their transposes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jvp_ops.dynamics._frame import Frame, orthonormal
+from jvp_ops.dynamics._orbit import Orbit
+
+
+def frames(
+    orbit: Orbit, times: range, V: Tensor, random: np.random.Generator, bar: Any, *, adjoint: bool = False
+) -> Iterator[Frame]:
+    """Multiply V by the Jacobians of the steps `times`, or their transposes, in that order; yield Q and R after each.
+
+    The product with the whole V is then Q_last R_last ⋯ R_first.
+    """
+    rounding = torch.finfo(orbit.dtype).eps
+    for t in times:
+        factor = orbit.at(t)
+        image = factor.apply_adjoint(V.to(orbit.dtype)) if adjoint else factor.apply(V.to(orbit.dtype))
+        frame = orthonormal(image, rounding=rounding, random=random)
+        V = frame.vectors
+        bar.update()
+        yield frame

@@ -1,0 +1,186 @@
+"""Finite-time exponents: the singular values of the product over a window, against the dense product."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from systems import DOUBLE, Cocycle, cat, dense_product, heavy_ball, henon, linear, network, rotation, twisted
+
+import jvp_ops as jo
+from jvp_ops.dynamics._product_svd import product_svd
+
+
+@pytest.fixture(scope="module")
+def orbit():
+    return jo.Orbit(*network(hidden=2), steps=40)
+
+
+def logs_of(product):
+    return torch.linalg.svdvals(product).log().numpy()
+
+
+@pytest.fixture(scope="module")
+def five(orbit):
+    return jo.finite_time_exponents(orbit, k=5)
+
+
+def test_they_are_those_of_the_dense_product(orbit, five):
+    growth = five
+    expected = logs_of(dense_product(orbit))[:5] / 40
+    np.testing.assert_allclose(growth.values, expected, rtol=1e-10, atol=0)
+    assert growth.converged.all()
+    assert growth.notes == ()
+    assert (growth.residuals <= 1e-8).all()
+
+
+def test_both_singular_vectors_belong_to_them(orbit, five):
+    growth, P = five, orbit.jacobian()
+    sigma = torch.from_numpy(np.exp(growth.log_singular_values))
+    assert (P.apply(growth.right) - sigma * growth.left).norm() <= 1e-12 * sigma[0]
+    assert (P.apply_adjoint(growth.left) - sigma * growth.right).norm() <= 1e-7 * sigma[0]
+    for vectors in (growth.left, growth.right):
+        assert (vectors.T @ vectors - torch.eye(5, dtype=DOUBLE)).norm() <= 1e-13
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_a_window_of_a_map_that_is_not_symmetric(k):
+    orbit = jo.Orbit(*twisted(), steps=25)
+    growth = jo.finite_time_exponents(orbit, k, start=4, stop=12)  # few enough for the dense product to keep digits
+    expected = logs_of(dense_product(orbit, 4, 12))[:k]
+    np.testing.assert_allclose(growth.log_singular_values, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_order_in_time_matters():
+    A, B, C = torch.randn(3, 3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(6))
+    orbit = jo.Orbit(Cocycle([A, B, C]), torch.zeros(3, dtype=DOUBLE), steps=3)
+    growth = jo.finite_time_exponents(orbit, 3)
+    assert abs(logs_of(C @ B @ A) - logs_of(A @ B @ C)).max() > 0.1
+    np.testing.assert_allclose(growth.log_singular_values, logs_of(C @ B @ A), rtol=0, atol=1e-12)
+
+
+def test_hundreds_of_steps_neither_overflow_nor_underflow():
+    Q = rotation(5)
+    rates = torch.tensor([30.0, 28.0, 1.0, 1e-3, 1e-4], dtype=DOUBLE)
+    f, state = linear(Q @ torch.diag(rates) @ Q.T)
+    growth = jo.finite_time_exponents(jo.Orbit(f, state * 0, steps=400), k=5)
+    assert growth.log_singular_values[0] > 1300  # beyond 1e308
+    assert growth.log_singular_values[-1] < -3000
+    np.testing.assert_allclose(growth.values, rates.log().numpy(), rtol=0, atol=1e-10)
+
+
+def test_over_200_steps_they_are_other_numbers_than_qr_exponents():
+    orbit = jo.Orbit(*network(hidden=1), steps=200)
+    growth = jo.finite_time_exponents(orbit, k=3)
+    qr = jo.lyapunov_spectrum(*network(hidden=1), k=3, steps=200)
+    np.testing.assert_allclose(growth.values, logs_of(dense_product(orbit))[:3] / 200, rtol=1e-10)
+    assert growth.values[0] > qr.values[0] + 1e-3
+
+
+def test_the_cat_map_has_its_exponents_over_any_window():
+    growth = jo.finite_time_exponents(jo.Orbit(*cat(), steps=300), k=2)
+    np.testing.assert_allclose(growth.values, math.log((3 + 5**0.5) / 2) * np.array([1, -1]), rtol=1e-12)
+
+
+def test_heavy_balls_logarithms_pair_to_the_momentum():
+    h = torch.tensor([0.3, 1.0, 2.2], dtype=DOUBLE)
+    f = heavy_ball(lambda x: h * torch.sin(x) + 0.1 * x.sum() ** 2, 3, lr=0.2, beta=0.9)
+    orbit = jo.Orbit(f, torch.tensor([0.3, -0.2, 0.1, 0, 0, 0], dtype=DOUBLE), steps=50)
+    logs = jo.finite_time_exponents(orbit, k=6).log_singular_values
+    np.testing.assert_allclose(logs + logs[::-1], 50 * math.log(0.9), rtol=1e-10)
+
+
+def test_a_cluster_that_the_block_cuts_is_reported_as_not_converged():
+    Q = rotation(30)
+    rates = torch.cat([torch.tensor([1.2, 1.1]), torch.linspace(1.0001, 1.0, 28)]).double()
+    orbit = jo.Orbit(linear(Q @ torch.diag(rates) @ Q.T)[0], torch.zeros(30, dtype=DOUBLE), steps=4)
+    growth = jo.finite_time_exponents(orbit, k=3, max_iterations=4, oversampling=0)
+    assert not growth.converged[2]
+    assert any("raise max_iterations" in note for note in growth.notes)
+    distance = abs(growth.values[:, None] - rates.log().numpy()).min(axis=1)  # to the nearest exponent
+    assert (distance <= growth.bounds + 1e-13).all()
+    assert (growth.bounds[:2] < 1e-2).all()
+
+
+def test_a_tolerance_that_rounding_hides_ends_in_a_note():
+    growth = jo.finite_time_exponents(jo.Orbit(*henon(), steps=30), k=2, tol=0.0)
+    assert growth.iterations < 50
+    assert any("rounding hides" in note for note in growth.notes)
+    np.testing.assert_allclose(growth.log_singular_values.sum(), 30 * math.log(0.3), rtol=1e-10)
+
+
+def test_a_singular_product_has_an_exponent_of_minus_infinity(tmp_path):
+    orbit = jo.Orbit(linear([[2.0, 1.0], [4.0, 2.0]])[0], torch.zeros(2, dtype=DOUBLE), steps=7)
+    growth = jo.finite_time_exponents(orbit, k=2)
+    assert abs(growth.log_singular_values[0] - (7 * math.log(4) + math.log(5 / 4))) < 1e-12
+    assert growth.values[1] == -math.inf
+    assert (growth.right.T @ growth.right - torch.eye(2, dtype=DOUBLE)).norm() < 1e-13
+    record = json.loads((growth.save(tmp_path / "run") / "run.json").read_text())
+    assert record["values"][1] == "-inf"
+
+
+def test_float32_comes_close_to_float64():
+    data = jo.load_digits().subset(50)
+    loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=4)
+    orbit = jo.Orbit(jo.GradientDescent(loss, 0.5), loss.initial(rng=0), steps=20)
+    growth = jo.finite_time_exponents(orbit, k=3)
+    wide = jo.Orbit(jo.GradientDescent(loss.to(dtype=torch.float64), 0.5), loss.initial(rng=0).double(), steps=20)
+    expected = jo.finite_time_exponents(wide, k=3)
+    assert growth.right.dtype == torch.float32
+    np.testing.assert_allclose(growth.values, expected.values, rtol=0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits(orbit):
+    first, second = (jo.finite_time_exponents(orbit, k=2, rng=3, tol=0.1) for _ in range(2))
+    assert first.values.tobytes() == second.values.tobytes()
+    assert torch.equal(first.right, second.right)
+
+
+def test_a_result_prints_as_a_table(five):
+    lines = repr(five).splitlines()
+    assert lines[0].startswith("5 finite-time exponents over steps 0 to 40, ")
+    assert len(lines) == 7
+    assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_bad_input_is_told(orbit):
+    for options, match in (
+        ({"k": 10**6}, "k is at most"),
+        ({"k": 0}, "k must be"),
+        ({"k": 1, "start": 40}, "0 ≤ start < stop ≤ 40"),
+        ({"k": 1, "tol": -1.0}, "tol must be at least 0"),
+        ({"k": 1, "oversampling": -1}, "oversampling"),
+        ({"k": 1, "max_iterations": 0}, "max_iterations"),
+    ):
+        with pytest.raises(jo.InputError, match=match):
+            jo.finite_time_exponents(orbit, **options)
+
+
+# --- the small decomposition -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["falling", "rising"])
+def test_the_decomposition_of_a_product_of_triangles_keeps_small_values(order):
+    random = np.random.default_rng(2)
+    diagonal = np.exp([3.0, 1.0, -1.0, -4.0])[:: 1 if order == "falling" else -1]
+    triangles = [np.diag(diagonal) + 0.1 * np.triu(random.standard_normal((4, 4)), 1) for _ in range(3)]
+    product = triangles[2] @ triangles[1] @ triangles[0]
+    found = product_svd(triangles)
+    np.testing.assert_allclose(np.exp(found.logs[:2]), np.linalg.svd(product)[1][:2], rtol=1e-12)
+    assert abs(found.logs.sum() - 3 * np.log(diagonal).sum()) < 1e-10
+    for matrix in (found.left, found.right):
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(4), atol=1e-13)
+    rebuilt = found.left * np.exp(found.logs) @ found.right.T
+    np.testing.assert_allclose(rebuilt, product, atol=1e-12 * abs(product).max())
+
+
+def test_the_decomposition_puts_values_that_are_out_of_order_in_order_first():
+    """Rows of the product that are nearly parallel lose the least value; the sum of all is known exactly."""
+    random = np.random.default_rng(4)
+    triangles = [np.triu(random.standard_normal((5, 5))) + np.diag(np.exp(np.linspace(2, -2, 5))) for _ in range(300)]
+    exact = sum(np.log(abs(np.diagonal(triangle))).sum() for triangle in triangles)
+    found = product_svd(triangles)
+    assert found.logs[0] - found.logs[4] > 700
+    assert abs(found.logs.sum() - exact) < 1e-10
+    assert abs(product_svd(triangles, sweeps=0).logs.sum() - exact) > 1e-6

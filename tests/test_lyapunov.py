@@ -1,0 +1,193 @@
+"""Lyapunov exponents of systems whose exponents are known, and what an interrupted run leaves."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from systems import DOUBLE, GOLDEN, Cocycle, cat, cubics, heavy_ball, henon, linear, logistic_exponent, twisted
+
+import jvp_ops as jo
+from jvp_ops.dynamics import kaplan_yorke
+from jvp_ops.dynamics._frame import orthonormal
+
+HENON = (0.41922, -1.62319)
+
+
+def agrees(spectrum, expected, sigmas=4):
+    return bool((abs(spectrum.values - np.array(expected)) <= sigmas * spectrum.errors + 1e-5).all())
+
+
+@pytest.fixture(scope="module")
+def henon_spectrum():
+    return jo.lyapunov_spectrum(*henon(), k=2, steps=3000, transient=100)
+
+
+# --- known systems -----------------------------------------------------------------------------------------------
+
+
+def test_the_henon_map(henon_spectrum):
+    assert agrees(henon_spectrum, HENON)
+    assert (henon_spectrum.errors < 0.01).all()
+    assert abs(henon_spectrum.values.sum() - math.log(0.3)) < 1e-12
+    assert abs(henon_spectrum.kaplan_yorke - 1.2583) < 0.01
+    assert henon_spectrum.positive_count == 1
+    assert henon_spectrum.positive_sum == henon_spectrum.values[0]
+
+
+def test_heavy_ball_with_negative_momentum_is_the_henon_map():
+    f = heavy_ball(lambda x: 0.7 * x - 1 + 1.4 * x**2, 1, beta=-0.3)
+    spectrum = jo.lyapunov_spectrum(f, torch.tensor([0.1, 0.0], dtype=DOUBLE), k=2, steps=2000, transient=100)
+    assert agrees(spectrum, HENON)
+    assert abs(spectrum.values.sum() - math.log(0.3)) < 1e-12
+
+
+def test_heavy_ball_on_a_cosine_is_the_standard_map_and_keeps_area():
+    f = heavy_ball(lambda x: -10 * torch.sin(x), 1, beta=1.0)
+    spectrum = jo.lyapunov_spectrum(f, torch.tensor([0.3, 0.2], dtype=DOUBLE), k=2, steps=2000)
+    assert abs(spectrum.values[0] - math.log(5)) < 4 * spectrum.errors[0] + 0.02  # ln(K/2), to order 1/K²
+    assert abs(spectrum.values.sum()) < 1e-11
+    assert abs(spectrum.kaplan_yorke - 2) < 1e-12
+
+
+def test_arnolds_cat_map():
+    spectrum = jo.lyapunov_spectrum(*cat(), k=2, steps=200, transient=40)
+    np.testing.assert_allclose(spectrum.values, [GOLDEN, -GOLDEN], rtol=0, atol=1e-13)
+
+
+def test_gradient_descent_on_a_cubic_is_the_logistic_map():
+    spectrum = jo.lyapunov_spectrum(*cubics([4.0]), k=1, steps=2000)
+    assert agrees(spectrum, [math.log(2)])
+    assert spectrum.errors[0] < 0.02
+
+
+def test_a_rotated_sum_of_cubics_has_the_exponents_of_its_logistic_maps():
+    rates = [2.7, 4.0, 1.8, 3.2, 2.45, 4.0]
+    expected = sorted((logistic_exponent(r) for r in rates), reverse=True)
+    spectrum = jo.lyapunov_spectrum(*cubics(rates), k=5, steps=1500, transient=300)
+    assert agrees(spectrum, expected[:5])
+    np.testing.assert_allclose(spectrum.values[2:], expected[2:5], rtol=0, atol=1e-6)
+    assert spectrum.positive_count == 2
+    assert abs(spectrum.kaplan_yorke - (4 + sum(expected[:4]) / -expected[4])) < 0.05
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_on_a_quadratic_loss_they_are_the_logarithms_of_the_roots(beta):
+    h = torch.tensor([0.05, 1.2, 3.9], dtype=DOUBLE)
+    f = heavy_ball(lambda x: h * x, 3, lr=0.8, beta=beta) if beta else None
+    f = f or jo.GradientDescent(jo.FunctionLoss(lambda x: (h * x**2).sum() / 2, size=3, dtype="float64"), lr=0.8)
+    roots = np.concatenate([np.roots([1, -(1 + beta - 0.8 * x), beta]) for x in h.tolist()])
+    expected = np.sort(np.log(np.abs(roots[roots != 0])))[::-1]
+    start = torch.full((f.parameters.size,), 1e-3, dtype=DOUBLE)
+    spectrum = jo.lyapunov_spectrum(f, start, k=len(expected), steps=400, transient=300)
+    np.testing.assert_allclose(spectrum.values, expected, rtol=0, atol=1e-2 if beta else 1e-12)
+    if beta:
+        assert abs(spectrum.values.sum() - 3 * math.log(beta)) < 1e-12
+
+
+def test_one_dimensional_sgd_on_two_samples_averages_their_exponents():
+    f = Cocycle([[[1 - 0.3 * 0.5]], [[1 - 0.3 * 5.0]]])
+    spectrum = jo.lyapunov_spectrum(f, torch.ones(1, dtype=DOUBLE), k=1, steps=100)
+    np.testing.assert_allclose(spectrum.values, [(math.log(0.85) + math.log(0.5)) / 2], rtol=1e-14)
+
+
+def test_the_jacobian_and_not_its_transpose_goes_forward_in_time():
+    A, B, C = torch.randn(3, 3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(6))
+    right, wrong = (
+        np.sort(np.log(np.abs(np.linalg.eigvals(product.numpy()))))[::-1] / 3 for product in (C @ B @ A, A @ B @ C)
+    )
+    assert abs(right - wrong).max() > 0.1
+    f = Cocycle([A, B, C])
+    spectrum = jo.lyapunov_spectrum(f, torch.zeros(3, dtype=DOUBLE), k=3, steps=600, transient=300)
+    np.testing.assert_allclose(spectrum.values, right, rtol=0, atol=1e-10)
+    transposed = jo.lyapunov_spectrum(Cocycle([A.T, B.T, C.T]), torch.zeros(3, dtype=DOUBLE), 3, 600, transient=300)
+    np.testing.assert_allclose(transposed.values, wrong, rtol=0, atol=1e-10)
+
+
+def test_the_sum_of_all_is_the_mean_logarithm_of_the_determinant():
+    orbit = jo.Orbit(*twisted(), steps=60)
+    spectrum = jo.lyapunov_spectrum(*twisted(), k=6, steps=60)
+    dets = [torch.linalg.slogdet(orbit.map.jacobian(orbit[t]).dense())[1] for t in range(60)]
+    assert abs(spectrum.values.sum() - float(torch.stack(dets).mean())) < 1e-11
+
+
+def test_float32_gives_the_same_exponents():
+    f = jo.FunctionMap(lambda s: torch.stack([1 - 1.4 * s[0] ** 2 + s[1], 0.3 * s[0]]), size=2)
+    spectrum = jo.lyapunov_spectrum(f, torch.tensor([0.1, 0.1]), k=2, steps=2000, transient=100)
+    assert agrees(spectrum, HENON)
+    assert abs(spectrum.values.sum() - math.log(0.3)) < 1e-5
+    assert spectrum.intervals.max() <= 2  # a spread of 2 e-folds a step, of 7 that float32 has
+
+
+# --- orthonormalization ------------------------------------------------------------------------------------------
+
+
+def test_an_interval_in_which_vectors_lose_rank_is_found_out_and_mended():
+    spectrum = jo.lyapunov_spectrum(*cat(), k=2, steps=300, transient=50, interval=60)
+    np.testing.assert_allclose(spectrum.values, [GOLDEN, -GOLDEN], rtol=0, atol=1e-8)
+    assert any("interval of 60 steps lets the vectors lose rank" in note for note in spectrum.notes)
+    assert spectrum.intervals.max() < 10
+    kept = jo.lyapunov_spectrum(*cat(), k=2, steps=300, interval=5)
+    assert set(kept.intervals.tolist()) == {5}
+    assert kept.notes == ()
+
+
+def test_a_loop_of_ones_own_is_told_of_rank_loss():
+    system = jo.TangentSystem(*cat(), 2)
+    for _ in range(60):
+        system.step()
+    growth = system.orthonormalize()
+    assert abs(growth[0] - 60 * GOLDEN) < 2
+    assert math.isnan(growth[1])
+    assert system.frame.spread > 18
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_column_in_the_span_of_those_before_it_is_replaced_and_the_others_count(scale):
+    V = torch.randn(6, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    V[:, 1] = scale * V[:, 0]
+    frame = orthonormal(V, rounding=1e-16, random=np.random.default_rng(0))
+    assert frame.lost.tolist() == [False, True, False, False]
+    Q, R = frame.vectors, torch.from_numpy(frame.triangle)
+    torch.testing.assert_close(Q @ R, V, rtol=0, atol=1e-14)
+    torch.testing.assert_close(Q.T @ Q, torch.eye(4, dtype=DOUBLE), rtol=0, atol=1e-14)
+    kept = torch.linalg.qr(V[:, [0, 2, 3]])[1].diagonal().abs().log().numpy()
+    np.testing.assert_allclose(frame.growth[[0, 2, 3]], kept, rtol=1e-12)
+    assert frame.growth[1] == -math.inf
+
+
+def test_growth_that_would_overflow_shortens_the_interval():
+    spectrum = jo.lyapunov_spectrum(linear([[1e30]])[0], torch.zeros(1, dtype=DOUBLE), k=1, steps=50, interval=20)
+    np.testing.assert_allclose(spectrum.values, [math.log(1e30)], rtol=1e-13)
+
+
+@pytest.mark.parametrize("matrix", [[[0.5, 0.0], [0.5, 0.0]], [[2.0, 0.3], [4.0, 0.6]], [[0.0, 0.0], [0.0, 3.0]]])
+def test_a_singular_map_has_an_exponent_of_minus_infinity(matrix):
+    f, state = linear(matrix)
+    spectrum = jo.lyapunov_spectrum(f, state * 0, k=2, steps=30, transient=5)
+    leading = max(abs(np.linalg.eigvals(np.array(matrix))))
+    np.testing.assert_allclose(spectrum.values[0], math.log(leading), rtol=1e-12)
+    assert spectrum.values[1] == -math.inf
+    assert any("singular" in note for note in spectrum.notes)
+    assert spectrum.kaplan_yorke == (0 if leading < 1 else 1)
+    assert "-inf" in repr(spectrum)
+
+
+def test_k_of_more_than_n_and_other_bad_input_is_told():
+    f, state = henon()
+    with pytest.raises(jo.InputError, match=r"k = 3 directions .* has 2 numbers"):
+        jo.lyapunov_spectrum(f, state, k=3, steps=10)
+    with pytest.raises(jo.InputError, match="linearly independent; column 1"):
+        jo.lyapunov_spectrum(f, state, torch.ones(2, 2, dtype=DOUBLE), steps=10)
+    for name, value in (("steps", 0), ("transient", -1), ("interval", 0), ("max_seconds", 0), ("first", -1)):
+        with pytest.raises(jo.InputError, match=name):
+            jo.lyapunov_spectrum(f, state, **{"k": 1, "steps": 10, name: value})
+
+
+def test_the_kaplan_yorke_dimension_needs_a_negative_sum_or_all_exponents():
+    assert kaplan_yorke([0.5, 0.0, -1.0], 3) == 2.5
+    assert kaplan_yorke([-1.0, 0.5, 0.0], 7) == 2.5
+    assert kaplan_yorke([-0.1, -0.2], 5) == 0
+    assert kaplan_yorke([0.3, 0.1], 2) == 2
+    assert math.isnan(kaplan_yorke([0.3, -0.1], 5))
+    assert kaplan_yorke([0.3, -math.inf], 2) == 1
