@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+DOCS = sorted((README.parent / "docs").glob("*.md"))
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
 
 
@@ -18,6 +19,14 @@ def test_the_examples_run_in_order(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "5 of 5 eigenpairs (SA)" in printed
     assert "Inertia(shift=0.95, above=" in printed
+
+
+@pytest.mark.parametrize("page", [path for path in DOCS if "```python" in path.read_text()], ids=lambda path: path.stem)
+def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        exec(compile(block, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("command", ["&& jvp-ops spectrum", "&& pytest"])
