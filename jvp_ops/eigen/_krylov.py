@@ -150,8 +150,10 @@ class Krylov:
     def _check(self, image: Tensor, full: bool) -> str | None:
         """Look at the Ritz pairs; stop, verify, refine, restart, or just go on."""
         found = self._ritz()
-        residuals = self.subspace.residuals(found.Q, found.S)
         wanted = self._wanted(found)
+        looked_at = len(wanted.values) + self.plan.block
+        looked_at += found.splits_pair(looked_at)
+        residuals = self.subspace.residuals(found.Q[:, :looked_at], found.S[:looked_at, :looked_at])
         self._measure(found)
         errors = _eigenpair_residuals(residuals[:, : len(wanted.values)], wanted)
         converged = errors <= self._reach()
@@ -240,7 +242,7 @@ class Krylov:
         self.block = self.subspace.orthonormal(empty, self.plan.block)
 
     def _restart(self, found: Ritz, residuals: Tensor, unconverged: NDArray[np.intp]) -> None:
-        later = np.arange(len(self._wanted(found).values), len(found.values))
+        later = np.arange(len(self._wanted(found).values), residuals.shape[1])
         chosen = np.concatenate([unconverged, later])[: self.plan.block]
         directions = residuals[:, torch.from_numpy(chosen).to(residuals.device)]
         self._keep(found)
