@@ -12,6 +12,8 @@ from jvp_ops._checks import finite_number
 from jvp_ops._memory import free_bytes, require
 from jvp_ops.errors import InputError, NonFiniteError
 
+ROWS = 512
+
 
 @dataclass(frozen=True)
 class Inertia:
@@ -32,7 +34,7 @@ class Inertia:
     undecided: int
 
 
-def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inertia:
+def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0, *, overwrite: bool = False) -> Inertia:
     r"""Count the eigenvalues of a symmetric matrix on each side of a shift, by LDLᵀ.
 
     .. math::  P (A - σ I) P^T = L D L^T \;\Rightarrow\; A - σ I \text{ and } D \text{ have the same inertia}
@@ -45,6 +47,8 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inerti
         Symmetric; the lower triangle is used, in float64.
     shift : float
         σ.
+    overwrite : bool
+        Factorize a C-contiguous float64 matrix on the CPU in place, which destroys it and takes no further memory.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inerti
     NonFiniteError
         It holds NaN or Inf.
     MemoryBudgetError
-        Two float64 copies of it do not fit the memory.
+        A float64 copy of it does not fit the memory.
 
     Notes
     -----
@@ -75,21 +79,34 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0) -> Inerti
     n = matrix.shape[0] if matrix.ndim == 2 else -1
     if tuple(matrix.shape) != (n, n) or n == 0:
         raise InputError(f"inertia needs a square matrix, not one of shape {tuple(matrix.shape)}")
-    require(4 * n * n * 8, free_bytes(torch.device("cpu")), f"the factorization of a {n} × {n} matrix", "take a block")
     plain = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else matrix
-    copied = np.array(plain, dtype=np.float64, order="F")
-    if not np.isfinite(copied).all():
-        raise NonFiniteError("the matrix holds NaN or Inf")
-    size = float(np.abs(copied).sum(axis=0).max()) + abs(sigma)
+    in_place = overwrite and plain.dtype == np.float64 and plain.flags.c_contiguous and plain.flags.writeable
+    needed = (0 if in_place else n * n * 8) + 4 * n * ROWS * 8
+    require(needed, free_bytes(torch.device("cpu")), f"the factorization of a {n} × {n} matrix", "take a block")
     last_place = float(np.finfo(plain.dtype).eps if plain.dtype == np.float32 else np.finfo(np.float64).eps)
-    if float(np.abs(copied - copied.T).max()) > n * last_place * size:
+    size, asymmetry = size_and_asymmetry(plain)
+    if not np.isfinite(size):
+        raise NonFiniteError("the matrix holds NaN or Inf")
+    size += abs(sigma)
+    if asymmetry > n * last_place * size:
         raise InputError("inertia needs a symmetric matrix: the two triangles differ by more than rounding")
-    copied[np.diag_indices(n)] -= sigma
-    factor, pivots, _ = scipy.linalg.lapack.dsytrf(copied, lower=1, overwrite_a=1)
+    symmetric = plain.T if in_place else np.array(plain.T, dtype=np.float64, order="F")
+    symmetric[np.diag_indices(n)] -= sigma
+    factor, pivots, _ = scipy.linalg.lapack.dsytrf(symmetric, lower=1, overwrite_a=1)
     values = _pivot_eigenvalues(factor, pivots)
     least = n * last_place * size
     above, below = int((values > least).sum()), int((values < -least).sum())
     return Inertia(sigma, above, below, n - above - below)
+
+
+def size_and_asymmetry(matrix: NDArray[np.floating]) -> tuple[float, float]:
+    """Compute ‖A‖₁ and max |A − Aᵀ|, some rows at a time."""
+    sums, asymmetry = np.zeros(len(matrix)), 0.0
+    for start in range(0, len(matrix), ROWS):
+        rows = matrix[start : start + ROWS].astype(np.float64)
+        sums += np.abs(rows).sum(axis=0)
+        asymmetry = max(asymmetry, float(np.abs(rows - matrix[:, start : start + ROWS].T).max()))
+    return float(sums.max()), asymmetry
 
 
 def _pivot_eigenvalues(factor: NDArray[np.float64], pivots: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from jvp_ops.eigen._inertia import inertia
+from jvp_ops._memory import free_bytes
+from jvp_ops.eigen._inertia import inertia, size_and_asymmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.operators import TensorOperator
 
@@ -29,16 +32,20 @@ def prove(operator: TensorOperator, target: Target, values: Floats, bounds: Floa
     cluster, or a multiple eigenvalue, there are more: then on the far side, where those that lie beyond must all
     have been found.
     """
-    matrix = operator.dense(progress=progress).double()
-    size = float(matrix.abs().sum(dim=0).max())
-    margin = 4 * len(matrix) * float(np.finfo(np.float64).eps) * size
+    matrix = _dense(operator, progress)
+    short = 2 * matrix.numel() * 8 > free_bytes(torch.device("cpu"))  # then each count takes the matrix it destroys
+    margin = 4 * len(matrix) * float(np.finfo(np.float64).eps) * size_and_asymmetry(matrix.numpy())[0]
     reason = ""
     for low, high in _intervals(target, values, bounds, margin):
         reason = ""
         for shift, above in ((high, True), (low, False)):
             if not np.isfinite(shift):
                 continue
-            counted = inertia(matrix, shift)
+            if matrix.numel() == 0:
+                matrix = _dense(operator, progress)
+            counted = inertia(matrix, shift, overwrite=short)
+            if short:
+                matrix = matrix.new_empty(0, 0)
             there = counted.above if above else counted.below
             known = int((values - bounds > shift).sum() if above else (values + bounds < shift).sum())
             side = "above" if above else "below"
@@ -49,6 +56,11 @@ def prove(operator: TensorOperator, target: Target, values: Floats, bounds: Floa
         if not reason:
             return Proof(low, high, True)
     return Proof(reason=reason)
+
+
+def _dense(operator: TensorOperator, progress: bool) -> Tensor:
+    matrix: Tensor = operator.dense(max_memory=free_bytes(operator.device), progress=progress)
+    return matrix.double().cpu()
 
 
 def _intervals(target: Target, values: Floats, bounds: Floats, margin: float) -> list[tuple[float, float]]:
