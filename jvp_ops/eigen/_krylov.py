@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
-from jvp_ops.eigen._projected import Ritz, ritz
+from jvp_ops.eigen._projected import Ritz, groups_within, residual_lengths, ritz
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._subspace import Subspace
 from jvp_ops.eigen._target import Target
@@ -22,6 +22,7 @@ VERIFY_BLOCKS = 8
 CHECK_EVERY = 2
 SAVE_SECONDS = 30.0
 STALLED_CHECKS = 24
+HALF = 0.5  # of the tolerance is for residuals; the rest is for rounding, so that the certificate finds it met
 
 
 @dataclass(frozen=True)
@@ -153,19 +154,19 @@ class Krylov:
         residuals = self.subspace.residuals(found.Q, found.S)
         wanted = self._wanted(found)
         self._measure(found)
-        errors = _eigenpair_residuals(residuals[:, : len(wanted.values)], wanted)
+        errors = residual_lengths(residuals[:, : len(wanted.values)], wanted, self._blur())
         converged = errors <= self._reach()
         self._report(wanted, errors, converged)
         progress, whole = self.progress, self.subspace.room == 0
+        if progress.verifying:
+            progress.verifying, progress.verified = False, self._is_settled(wanted.values)
         if len(wanted.values) >= self.plan.k and (converged.all() or self._stalls(errors)):
-            settled = progress.verifying and self._is_settled(wanted.values)
-            if not whole and self.plan.verify and not (settled or progress.verified):
+            if not whole and self.plan.verify and not progress.verified:
                 self._verify(found, wanted.values)
                 return None
-            if self.plan.refine and not progress.in_float64 and self._reach() > self.plan.tol * progress.norm:
+            if self.plan.refine and not progress.in_float64 and 2 * progress.level > HALF * self.plan.tol:
                 return self._refine(found)
             return "converged" if self._reach() <= self.plan.tol * progress.norm else "rounding"
-        progress.verifying = False
         if whole:
             return "rounding"
         if full:
@@ -176,14 +177,36 @@ class Krylov:
 
     def _ritz(self) -> Ritz:
         size, p = self.subspace.size, self.plan.kept
-        return ritz(self.subspace.projection, self.plan.target, self.operator.symmetric, min(p, size))
+        found = ritz(self.subspace.projection, self.plan.target, self.operator.symmetric, min(p, size))
+        return self._sorted_out(found) if self.operator.symmetric and self.progress.level > 0 else found
+
+    def _sorted_out(self, found: Ritz) -> Ritz:
+        """Among values that rounding does not tell apart, such as copies of a multiple one, put what converged first.
+
+        Else new copies, which rounding makes the larger ones at random, would drive converged ones out for ever.
+        """
+        values, Q, S = found.values.copy(), found.Q.copy(), found.S.copy()
+        for group in groups_within(values, self._blur()):
+            if len(group) == 1 or group[0] >= self.plan.k:
+                continue
+            square = np.ix_(group, group)
+            R = self.subspace.residuals(Q[:, group], S[square]).double()
+            _, _, turn = np.linalg.svd((R / (float(R.abs().max()) or 1.0)).cpu().numpy(), full_matrices=False)
+            U = turn[::-1].T
+            Q[:, group], S[square] = Q[:, group] @ U, U.T @ S[square] @ U
+            values[group] = np.diag(S)[group]
+        return Ritz(values, Q, S)
 
     def _wanted(self, found: Ritz) -> Ritz:
         k = min(self.plan.k, len(found.values))
         return found.first(k + found.splits_pair(k))
 
     def _reach(self) -> float:
-        return max(self.plan.tol, 2 * self.progress.level) * self.progress.norm
+        return max(HALF * self.plan.tol, 2 * self.progress.level) * self.progress.norm
+
+    def _blur(self) -> float:
+        """How far apart two values must be for rounding to tell them apart."""
+        return 2 * max(self.progress.level, 0.0) * self.progress.norm
 
     def _measure(self, found: Ritz) -> None:
         """Measure the size of A from below, its rounding once, and whether it is symmetric if it says so."""
@@ -222,13 +245,12 @@ class Krylov:
         return True
 
     def _is_settled(self, values: NDArray[Any]) -> bool:
-        """Whether a fresh random block has changed nothing."""
+        """Whether a fresh random block has changed nothing: new copies need not have converged to be known as such."""
         progress, allowed = self.progress, 2 * self._reach()
         if not self.operator.symmetric:
             allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
-        moved = np.abs(values[:, None] - self.settled).min(axis=1).max()
-        progress.verified = bool(moved <= allowed)
-        return progress.verified or progress.rounds > self.plan.k + 20
+        moved = self.plan.target.moved(self.settled, values)
+        return moved <= allowed or progress.rounds > self.plan.k + 20
 
     def _verify(self, found: Ritz, values: NDArray[Any]) -> None:
         self.settled = values
@@ -264,15 +286,3 @@ class Krylov:
         progress.in_float64, progress.verifying, progress.level = True, False, -1.0
         progress.least, progress.stalled = np.inf, 0
         return self._check(self.subspace.image, True)
-
-
-def _eigenpair_residuals(residuals: Tensor, wanted: Ritz) -> NDArray[np.float64]:
-    """Compute ‖A x − λ x‖ of the eigenpairs from A V Q − V Q S."""
-    if not np.iscomplexobj(wanted.values):
-        lengths: NDArray[np.float64] = torch.linalg.vector_norm(residuals, dim=0).double().cpu().numpy()
-        return lengths
-    gram = (residuals.mT @ residuals).double().cpu().numpy()
-    Z = wanted.eigenvectors()
-    squares = np.einsum("ij,ik,kj->j", Z.conj(), gram, Z).real
-    root: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0))
-    return root

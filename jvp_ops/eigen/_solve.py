@@ -291,7 +291,8 @@ def _partial(error: NonFiniteError, rounding: Rounding, request: Request, target
 def _result(certified: Certified, request: Request, found: Found, rounding: Rounding, proof: Proof) -> Eigenpairs:
     operator = rounding.operator
     errors = certified.residuals + certified.errors
-    bounds = certified.bounds
+    bounds, converged = certified.bounds, errors <= request.tol * certified.norm
+    stopped = "rounding" if found.stopped == "converged" and not converged.all() else found.stopped
     if certified.gram is not None:
         bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
     return Eigenpairs(
@@ -300,7 +301,7 @@ def _result(certified: Certified, request: Request, found: Found, rounding: Roun
         parameters=operator.columns,
         residuals=certified.residuals,
         bounds=bounds,
-        converged=errors <= request.tol * certified.norm,
+        converged=converged,
         which=request.which,
         k=request.k,
         tol=request.tol,
@@ -310,7 +311,7 @@ def _result(certified: Certified, request: Request, found: Found, rounding: Roun
         products=0,
         float64_products=0,
         seconds=0.0,
-        stopped=found.stopped,
+        stopped=stopped,
         complete=proof.complete or (request.method == "dense" and operator.symmetric),
         condition=certified.condition,
         clusters=certified.clusters,
@@ -341,12 +342,12 @@ def _notes(
         "cancelled": "the solve was cancelled",
         "restarts": "ARPACK's own limit of restarts was reached",
     }
-    if found.stopped in budgets:
+    if pairs.stopped in budgets:
         notes.append(
-            f"{budgets[found.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
+            f"{budgets[pairs.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
             "hold for all that are listed, but they need not be the outermost"
         )
-    if found.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
+    if pairs.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
         level = max(found.progress.level, pairs.rounding)
         notes.append(
             f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "
