@@ -116,7 +116,7 @@ def size_of(
         capacity = min(best, affordable)
         while block is None and wide > 2 and capacity < min(space, max(k + 6 * wide, start + 2 * wide)):
             wide //= 2
-        kept = min(capacity, max(k + min(2 * wide, capacity - k - 2 * wide), capacity // 2, 1))
+        kept = min(capacity, max(k, k + min(2 * wide, capacity - k - 2 * wide), capacity // 2))
         return Size(wide, capacity, kept, dtype)
     needed = int(1.5 * least * 2 * n * dtypes[-1].itemsize)
     raise MemoryBudgetError(

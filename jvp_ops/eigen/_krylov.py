@@ -215,7 +215,9 @@ class Krylov:
         progress.norm = max(progress.norm, float(columns.max()), float(np.linalg.norm(projection, 2)))
         if progress.level < 0:
             leading = self.subspace.combine(found.Q[:, :1])
-            progress.level = self.rounding.at(self.multiplied, leading, progress.norm)
+            dtypes = (self.multiplied.torch_dtype, self.subspace.dtype)  # directions and images are rounded to these
+            rounded = max(torch.finfo(dtype).eps for dtype in dtypes) / 2
+            progress.level = max(self.rounding.at(self.multiplied, leading, progress.norm), rounded)
             asymmetry = float(np.abs(projection - projection.T).max())
             if self.operator.symmetric and asymmetry > 100 * progress.level * progress.norm:
                 raise InputError(

@@ -182,7 +182,10 @@ def eigenpairs(
     certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
     proof = Proof()
     if prove_complete:
-        proof = prove(rounding.exact or solved, target, certified.values, certified.bounds, progress=progress)
+        if len(certified.values) < request.k:
+            proof = Proof(reason=f"only {len(certified.values)} of {request.k} eigenpairs were found")
+        else:
+            proof = prove(rounding.exact or solved, target, certified.values, certified.bounds, progress=progress)
     result = _result(certified, request, found, rounding, proof)
     notes = _notes(result, found, rounding, proof if prove_complete else None, monitor)
     if affine is not None:
