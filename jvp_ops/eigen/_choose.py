@@ -95,7 +95,7 @@ def size_of(
     basis_dtype: torch.dtype | str | None,
     max_memory: int | str | None,
 ) -> Size:
-    """Size the basis: about 2k + 12 blocks, in float64, or as much of that as the memory allows."""
+    """Size the basis: about 2k + 12 blocks (of 8 vectors or more), in float64, or as much of that as the memory allows."""
     n = operator.shape[0]
     space = n - deflated
     budget = resolve_budget(max_memory, operator.device)
@@ -103,7 +103,7 @@ def size_of(
     if basis_dtype is not None:
         dtypes = [resolve_dtype(basis_dtype)]
     wide = min(BLOCK if block is None else positive_int(block, "block"), space)
-    best = min(space, max(2 * k + 12 * wide, start + 4 * wide))
+    best = min(space, max(2 * k + 12 * max(wide, BLOCK), start + 4 * wide))
     least = min(space, max(k + 3 * wide, start + 2 * wide))
     if block is None:
         narrow = min(2, space)

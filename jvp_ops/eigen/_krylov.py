@@ -18,10 +18,11 @@ from jvp_ops.eigen._target import Target
 from jvp_ops.errors import InputError
 from jvp_ops.operators import TensorOperator
 
-VERIFY_BLOCKS = 8
+VERIFY_VECTORS = 64
 CHECK_EVERY = 2
 SAVE_SECONDS = 30.0
 STALLED_CHECKS = 24
+GROWN = 2
 HALF = 0.5  # of the tolerance is for residuals; the rest is for rounding, so that the certificate finds it met
 
 
@@ -58,7 +59,8 @@ class Progress:
     """What an iteration has to remember beside its subspace; all of it goes into a checkpoint."""
 
     norm: float = 0.0
-    level: float = -1.0  # measured at the first check of each dtype
+    level: float = -1.0  # measured at the first check of each dtype, and again when the norm has grown
+    norm_at_level: float = 0.0
     in_float64: bool = False
     verifying: bool = False
     verified: bool = False
@@ -140,7 +142,7 @@ class Krylov:
         following = min(self.plan.block, self.subspace.room)
         full = following == 0 or self.subspace.size + following > self.plan.capacity or block.shape[1] > self.plan.block
         if self.progress.verifying:
-            due = full or self.progress.blocks == VERIFY_BLOCKS
+            due = full or self.progress.blocks * self.plan.block >= VERIFY_VECTORS
         else:
             due = full or (self.progress.blocks % CHECK_EVERY == 0 and self.subspace.size > self.plan.k)
         if due:
@@ -209,11 +211,12 @@ class Krylov:
         return 2 * max(self.progress.level, 0.0) * self.progress.norm
 
     def _measure(self, found: Ritz) -> None:
-        """Measure the size of A from below, its rounding once, and whether it is symmetric if it says so."""
+        """Measure the size of A from below, its rounding at that size, and whether it is symmetric if it says so."""
         progress, projection = self.progress, self.subspace.projection
         columns = torch.linalg.vector_norm(self.subspace.image, dim=0)
         progress.norm = max(progress.norm, float(columns.max()), float(np.linalg.norm(projection, 2)))
-        if progress.level < 0:
+        if progress.level < 0 or progress.norm > GROWN * progress.norm_at_level:
+            progress.norm_at_level = progress.norm
             leading = self.subspace.combine(found.Q[:, :1])
             dtypes = (self.multiplied.torch_dtype, self.subspace.dtype)  # directions and images are rounded to these
             rounded = max(torch.finfo(dtype).eps for dtype in dtypes) / 2
