@@ -95,9 +95,11 @@ def size_of(
     basis_dtype: torch.dtype | str | None,
     max_memory: int | str | None,
 ) -> Size:
-    """Size the basis: about 2k + 12 blocks (of 8 vectors or more), in float64, or as much of that as the memory allows."""
+    """Size the basis: about 2k + 12 blocks of 8 vectors or more, in float64, or as much of it as the memory allows."""
     n = operator.shape[0]
     space = n - deflated
+    if k > space:
+        raise InputError(f"k={k} is out of range: deflate leaves {space} of {n} dimensions")
     budget = resolve_budget(max_memory, operator.device)
     dtypes = [torch.float64, torch.float32] if operator.torch_dtype == torch.float32 else [torch.float64]
     if basis_dtype is not None:

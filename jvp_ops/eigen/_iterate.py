@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -73,10 +74,10 @@ def deflated_basis(X: Tensor | None, dtype: torch.dtype) -> Tensor | None:
             raise InputError("deflate holds linearly dependent vectors: give each eigenvector once")
         orthonormal: Tensor = Q.to(dtype)
         return orthonormal
-    gram = torch.sparse.mm(X.mT, X).coalesce()
-    row, column = gram.indices()
-    off, ones = gram.values()[row != column].abs(), gram.values()[row == column]
-    if len(ones) < X.shape[1] or float((ones - 1).abs().max()) > 1e-9 or float(off.sum()) > 1e-9:
+    listed = X.to_sparse_coo().coalesce().cpu()
+    plain = scipy.sparse.csc_array((listed.values().numpy(), tuple(listed.indices().numpy())), shape=tuple(X.shape))
+    defect = plain.T @ plain - scipy.sparse.eye_array(X.shape[1])
+    if X.shape[1] > X.shape[0] or float(abs(defect).sum()) > 1e-9:
         raise InputError("a sparse deflate must have orthonormal columns: its Gram matrix is not the identity")
     return X.to(dtype)
 

@@ -134,8 +134,7 @@ class Krylov:
         block = self.block
         if block.shape[1] == 0:  # the whole space is spanned, or a finished solve was resumed
             return self._check(self.subspace.image, True)
-        image = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous()).to(self.subspace.dtype)
-        self.monitor.count(block.shape[1])
+        image = self._multiply(block).to(self.subspace.dtype)
         self.subspace.append(block, image)
         self.block = block[:, :0]
         self.progress.blocks += 1
@@ -149,6 +148,13 @@ class Krylov:
             return self._check(image, full)
         self.block = self.subspace.orthonormal(image, following)
         return None
+
+    def _multiply(self, block: Tensor) -> Tensor:
+        image = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous())
+        self.monitor.count(block.shape[1])
+        longest = float(torch.linalg.vector_norm(image.double(), dim=0).max())  # in float64, or squares overflow
+        self.progress.norm = max(self.progress.norm, longest)
+        return image
 
     def _check(self, image: Tensor, full: bool) -> str | None:
         """Look at the Ritz pairs; stop, verify, refine, restart, or just go on."""
@@ -213,8 +219,7 @@ class Krylov:
     def _measure(self, found: Ritz) -> None:
         """Measure the size of A from below, its rounding at that size, and whether it is symmetric if it says so."""
         progress, projection = self.progress, self.subspace.projection
-        columns = torch.linalg.vector_norm(self.subspace.image, dim=0)
-        progress.norm = max(progress.norm, float(columns.max()), float(np.linalg.norm(projection, 2)))
+        progress.norm = max(progress.norm, float(np.linalg.norm(projection, 2)))
         if progress.level < 0 or progress.norm > GROWN * progress.norm_at_level:
             progress.norm_at_level = progress.norm
             leading = self.subspace.combine(found.Q[:, :1])
@@ -286,8 +291,7 @@ class Krylov:
         if obstacle := self.monitor.obstacle(p):
             return obstacle
         self._keep(found.first(p + found.splits_pair(p)))
-        self.subspace.replace_image(exact.apply(self.subspace.basis.to(exact.torch_dtype).contiguous()))
-        self.monitor.count(self.subspace.size)
         progress.in_float64, progress.verifying, progress.level = True, False, -1.0
+        self.subspace.replace_image(self._multiply(self.subspace.basis))
         progress.least, progress.stalled = np.inf, 0
         return self._check(self.subspace.image, True)
