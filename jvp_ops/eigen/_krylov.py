@@ -238,6 +238,8 @@ class Krylov:
         progress.products, progress.seconds = self.monitor.products, self.monitor.seconds
         relative = errors / progress.norm if progress.norm > 0 else errors
         count = int(converged.sum())
+        if progress.history and progress.history[-1][0] == progress.products:
+            progress.history.pop()  # a finished solve was resumed: the same look
         progress.history.append([progress.products, count, float(relative.max(initial=0.0))])
         phase = "verifying" if progress.verifying else "float64" if progress.in_float64 else "solving"
         self.monitor.report(
@@ -260,7 +262,7 @@ class Krylov:
         if not self.operator.symmetric:
             allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
         moved = self.plan.target.moved(self.settled, values)
-        return moved <= allowed or progress.rounds > self.plan.k + 20
+        return bool(moved <= allowed) or progress.rounds > self.plan.k + 20
 
     def _verify(self, found: Ritz, values: NDArray[Any]) -> None:
         self.settled = values
