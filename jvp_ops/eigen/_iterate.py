@@ -90,7 +90,8 @@ class Found:
     ----------
     basis : Tensor, shape (n, g)
     stopped : str
-        ``converged``, ``rounding``, ``max_products``, ``max_seconds``, ``cancelled``, ``restarts`` or ``failed``.
+        ``converged``, ``rounding``, ``stagnation``, ``max_products``, ``max_seconds``, ``cancelled``,
+        ``restarts`` or ``failed``.
     progress : Progress
     reach : float
         The residual that the solver went for, relative to ‖A‖.

@@ -22,6 +22,7 @@ VERIFY_VECTORS = 64
 CHECK_EVERY = 2
 SAVE_SECONDS = 30.0
 STALLED_CHECKS = 24
+STAGNANT_CHECKS = 500
 GROWN = 2
 HALF = 0.5  # of the tolerance is for residuals; the rest is for rounding, so that the certificate finds it met
 
@@ -177,6 +178,8 @@ class Krylov:
             return "converged" if self._reach() <= self.plan.tol * progress.norm else "rounding"
         if whole:
             return "rounding"
+        if progress.stalled >= STAGNANT_CHECKS:
+            return "stagnation"
         if full:
             self._restart(found, residuals, np.flatnonzero(~converged))
         else:
