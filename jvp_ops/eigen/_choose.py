@@ -95,15 +95,17 @@ def size_of(
     basis_dtype: torch.dtype | str | None,
     max_memory: int | str | None,
 ) -> Size:
-    """Size the basis: about 2k + 12 blocks, in float64, or as much of that as the memory allows."""
+    """Size the basis: about 2k + 12 blocks of 8 vectors or more, in float64, or as much of it as the memory allows."""
     n = operator.shape[0]
     space = n - deflated
+    if k > space:
+        raise InputError(f"k={k} is out of range: deflate leaves {space} of {n} dimensions")
     budget = resolve_budget(max_memory, operator.device)
     dtypes = [torch.float64, torch.float32] if operator.torch_dtype == torch.float32 else [torch.float64]
     if basis_dtype is not None:
         dtypes = [resolve_dtype(basis_dtype)]
     wide = min(BLOCK if block is None else positive_int(block, "block"), space)
-    best = min(space, max(2 * k + 12 * wide, start + 4 * wide))
+    best = min(space, max(2 * k + 12 * max(wide, BLOCK), start + 4 * wide))
     least = min(space, max(k + 3 * wide, start + 2 * wide))
     if block is None:
         narrow = min(2, space)
@@ -116,7 +118,7 @@ def size_of(
         capacity = min(best, affordable)
         while block is None and wide > 2 and capacity < min(space, max(k + 6 * wide, start + 2 * wide)):
             wide //= 2
-        kept = min(capacity, max(k + min(2 * wide, capacity - k - 2 * wide), capacity // 2, 1))
+        kept = min(capacity, max(k, k + min(2 * wide, capacity - k - 2 * wide), capacity // 2))
         return Size(wide, capacity, kept, dtype)
     needed = int(1.5 * least * 2 * n * dtypes[-1].itemsize)
     raise MemoryBudgetError(

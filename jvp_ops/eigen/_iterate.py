@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -73,11 +74,11 @@ def deflated_basis(X: Tensor | None, dtype: torch.dtype) -> Tensor | None:
             raise InputError("deflate holds linearly dependent vectors: give each eigenvector once")
         orthonormal: Tensor = Q.to(dtype)
         return orthonormal
-    probes = torch.ones(X.shape[1], 1, dtype=X.dtype, device=X.device)
-    probes = torch.cat([probes, torch.linspace(-1, 1, X.shape[1], dtype=X.dtype, device=X.device)[:, None]], dim=1)
-    again = X.mT @ (X @ probes)
-    if float((again - probes).abs().max()) > 1e-9:
-        raise InputError("a sparse deflate must have orthonormal columns: XᵀX is not the identity")
+    listed = X.to_sparse_coo().coalesce().cpu()
+    plain = scipy.sparse.csc_array((listed.values().numpy(), tuple(listed.indices().numpy())), shape=tuple(X.shape))
+    defect = plain.T @ plain - scipy.sparse.eye_array(X.shape[1])
+    if X.shape[1] > X.shape[0] or float(abs(defect).sum()) > 1e-9:
+        raise InputError("a sparse deflate must have orthonormal columns: its Gram matrix is not the identity")
     return X.to(dtype)
 
 
@@ -89,7 +90,8 @@ class Found:
     ----------
     basis : Tensor, shape (n, g)
     stopped : str
-        ``converged``, ``rounding``, ``max_products``, ``max_seconds``, ``cancelled``, ``restarts`` or ``failed``.
+        ``converged``, ``rounding``, ``stagnation``, ``max_products``, ``max_seconds``, ``cancelled``,
+        ``restarts`` or ``failed``.
     progress : Progress
     reach : float
         The residual that the solver went for, relative to ‖A‖.

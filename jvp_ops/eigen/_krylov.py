@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
-from jvp_ops.eigen._projected import Ritz, ritz
+from jvp_ops.eigen._projected import Ritz, groups_within, residual_lengths, ritz
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._subspace import Subspace
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import InputError
 from jvp_ops.operators import TensorOperator
 
-VERIFY_BLOCKS = 8
+VERIFY_VECTORS = 64
 CHECK_EVERY = 2
 SAVE_SECONDS = 30.0
 STALLED_CHECKS = 24
+STAGNANT_CHECKS = 500
+GROWN = 2
+HALF = 0.5  # of the tolerance is for residuals; the rest is for rounding, so that the certificate finds it met
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Progress:
     """What an iteration has to remember beside its subspace; all of it goes into a checkpoint."""
 
     norm: float = 0.0
-    level: float = -1.0  # measured at the first check of each dtype
+    level: float = -1.0  # measured at the first check of each dtype, and again when the norm has grown
+    norm_at_level: float = 0.0
     in_float64: bool = False
     verifying: bool = False
     verified: bool = False
@@ -131,21 +135,27 @@ class Krylov:
         block = self.block
         if block.shape[1] == 0:  # the whole space is spanned, or a finished solve was resumed
             return self._check(self.subspace.image, True)
-        image = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous()).to(self.subspace.dtype)
-        self.monitor.count(block.shape[1])
+        image = self._multiply(block).to(self.subspace.dtype)
         self.subspace.append(block, image)
         self.block = block[:, :0]
         self.progress.blocks += 1
         following = min(self.plan.block, self.subspace.room)
         full = following == 0 or self.subspace.size + following > self.plan.capacity or block.shape[1] > self.plan.block
         if self.progress.verifying:
-            due = full or self.progress.blocks == VERIFY_BLOCKS
+            due = full or self.progress.blocks * self.plan.block >= VERIFY_VECTORS
         else:
             due = full or (self.progress.blocks % CHECK_EVERY == 0 and self.subspace.size > self.plan.k)
         if due:
             return self._check(image, full)
         self.block = self.subspace.orthonormal(image, following)
         return None
+
+    def _multiply(self, block: Tensor) -> Tensor:
+        image = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous())
+        self.monitor.count(block.shape[1])
+        longest = float(torch.linalg.vector_norm(image.double(), dim=0).max())  # in float64, or squares overflow
+        self.progress.norm = max(self.progress.norm, longest)
+        return image
 
     def _check(self, image: Tensor, full: bool) -> str | None:
         """Look at the Ritz pairs; stop, verify, refine, restart, or just go on."""
@@ -155,21 +165,23 @@ class Krylov:
         looked_at += found.splits_pair(looked_at)
         residuals = self.subspace.residuals(found.Q[:, :looked_at], found.S[:looked_at, :looked_at])
         self._measure(found)
-        errors = _eigenpair_residuals(residuals[:, : len(wanted.values)], wanted)
+        errors = residual_lengths(residuals[:, : len(wanted.values)], wanted, self._blur())
         converged = errors <= self._reach()
         self._report(wanted, errors, converged)
         progress, whole = self.progress, self.subspace.room == 0
+        if progress.verifying:
+            progress.verifying, progress.verified = False, self._is_settled(wanted.values)
         if len(wanted.values) >= self.plan.k and (converged.all() or self._stalls(errors)):
-            settled = progress.verifying and self._is_settled(wanted.values)
-            if not whole and self.plan.verify and not (settled or progress.verified):
+            if not whole and self.plan.verify and not progress.verified:
                 self._verify(found, wanted.values)
                 return None
-            if self.plan.refine and not progress.in_float64 and self._reach() > self.plan.tol * progress.norm:
+            if self.plan.refine and not progress.in_float64 and 2 * progress.level > HALF * self.plan.tol:
                 return self._refine(found)
             return "converged" if self._reach() <= self.plan.tol * progress.norm else "rounding"
-        progress.verifying = False
         if whole:
             return "rounding"
+        if progress.stalled >= STAGNANT_CHECKS:
+            return "stagnation"
         if full:
             self._restart(found, residuals, np.flatnonzero(~converged))
         else:
@@ -178,24 +190,48 @@ class Krylov:
 
     def _ritz(self) -> Ritz:
         size, p = self.subspace.size, self.plan.kept
-        return ritz(self.subspace.projection, self.plan.target, self.operator.symmetric, min(p, size))
+        found = ritz(self.subspace.projection, self.plan.target, self.operator.symmetric, min(p, size))
+        return self._sorted_out(found) if self.operator.symmetric and self.progress.level > 0 else found
+
+    def _sorted_out(self, found: Ritz) -> Ritz:
+        """Among values that rounding does not tell apart, such as copies of a multiple one, put what converged first.
+
+        Else new copies, which rounding makes the larger ones at random, would drive converged ones out for ever.
+        """
+        values, Q, S = found.values.copy(), found.Q.copy(), found.S.copy()
+        for group in groups_within(values, self._blur()):
+            if len(group) == 1 or group[0] >= self.plan.k:
+                continue
+            square = np.ix_(group, group)
+            R = self.subspace.residuals(Q[:, group], S[square]).double()
+            R = R / (float(R.abs().max()) or 1.0)
+            U = torch.linalg.eigh((R.mT @ R).cpu())[1].numpy()  # least residual first
+            Q[:, group], S[square] = Q[:, group] @ U, U.T @ S[square] @ U
+            values[group] = np.diag(S)[group]
+        return Ritz(values, Q, S)
 
     def _wanted(self, found: Ritz) -> Ritz:
         k = min(self.plan.k, len(found.values))
         return found.first(k + found.splits_pair(k))
 
     def _reach(self) -> float:
-        return max(self.plan.tol, 2 * self.progress.level) * self.progress.norm
+        return max(HALF * self.plan.tol, 2 * self.progress.level) * self.progress.norm
+
+    def _blur(self) -> float:
+        """How far apart two values must be for rounding to tell them apart."""
+        return 2 * max(self.progress.level, 0.0) * self.progress.norm
 
     def _measure(self, found: Ritz) -> None:
-        """Measure the size of A from below, its rounding once, and whether it is symmetric if it says so."""
+        """Measure the size of A from below, its rounding at that size, and whether it is symmetric if it says so."""
         progress, projection = self.progress, self.subspace.projection
-        columns = torch.linalg.vector_norm(self.subspace.image, dim=0)
         largest = float(torch.linalg.matrix_norm(torch.from_numpy(projection), 2))
-        progress.norm = max(progress.norm, float(columns.max()), largest)
-        if progress.level < 0:
+        progress.norm = max(progress.norm, largest)
+        if progress.level < 0 or progress.norm > GROWN * progress.norm_at_level:
+            progress.norm_at_level = progress.norm
             leading = self.subspace.combine(found.Q[:, :1])
-            progress.level = self.rounding.at(self.multiplied, leading, progress.norm)
+            dtypes = (self.multiplied.torch_dtype, self.subspace.dtype)  # directions and images are rounded to these
+            rounded = max(torch.finfo(dtype).eps for dtype in dtypes) / 2
+            progress.level = max(self.rounding.at(self.multiplied, leading, progress.norm), rounded)
             asymmetry = float(np.abs(projection - projection.T).max())
             if self.operator.symmetric and asymmetry > 100 * progress.level * progress.norm:
                 raise InputError(
@@ -208,6 +244,8 @@ class Krylov:
         progress.products, progress.seconds = self.monitor.products, self.monitor.seconds
         relative = errors / progress.norm if progress.norm > 0 else errors
         count = int(converged.sum())
+        if progress.history and progress.history[-1][0] == progress.products:
+            progress.history.pop()  # a finished solve was resumed: the same look
         progress.history.append([progress.products, count, float(relative.max(initial=0.0))])
         phase = "verifying" if progress.verifying else "float64" if progress.in_float64 else "solving"
         self.monitor.report(
@@ -225,13 +263,12 @@ class Krylov:
         return True
 
     def _is_settled(self, values: NDArray[Any]) -> bool:
-        """Whether a fresh random block has changed nothing."""
+        """Whether a fresh random block has changed nothing: new copies need not have converged to be known as such."""
         progress, allowed = self.progress, 2 * self._reach()
         if not self.operator.symmetric:
             allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
-        moved = np.abs(values[:, None] - self.settled).min(axis=1).max()
-        progress.verified = bool(moved <= allowed)
-        return progress.verified or progress.rounds > self.plan.k + 20
+        moved = self.plan.target.moved(self.settled, values)
+        return bool(moved <= allowed) or progress.rounds > self.plan.k + 20
 
     def _verify(self, found: Ritz, values: NDArray[Any]) -> None:
         self.settled = values
@@ -262,20 +299,7 @@ class Krylov:
         if obstacle := self.monitor.obstacle(p):
             return obstacle
         self._keep(found.first(p + found.splits_pair(p)))
-        self.subspace.replace_image(exact.apply(self.subspace.basis.to(exact.torch_dtype).contiguous()))
-        self.monitor.count(self.subspace.size)
         progress.in_float64, progress.verifying, progress.level = True, False, -1.0
+        self.subspace.replace_image(self._multiply(self.subspace.basis))
         progress.least, progress.stalled = np.inf, 0
         return self._check(self.subspace.image, True)
-
-
-def _eigenpair_residuals(residuals: Tensor, wanted: Ritz) -> NDArray[np.float64]:
-    """Compute ‖A x − λ x‖ of the eigenpairs from A V Q − V Q S."""
-    if not np.iscomplexobj(wanted.values):
-        lengths: NDArray[np.float64] = torch.linalg.vector_norm(residuals, dim=0).double().cpu().numpy()
-        return lengths
-    gram = (residuals.mT @ residuals).double().cpu().numpy()
-    Z = wanted.eigenvectors()
-    squares = np.einsum("ij,ik,kj->j", Z.conj(), gram, Z).real
-    root: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0))
-    return root

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError
@@ -23,7 +24,8 @@ class Ritz:
     Q : ndarray of float64, shape (size, p)
         Orthonormal columns: eigenvectors where T is symmetric, Schur vectors where it is not.
     S : ndarray of float64, shape (p, p)
-        Diagonal where T is symmetric; else upper triangular but for 2 × 2 blocks of conjugate pairs.
+        Diagonal where T is symmetric (but among values that rounding does not tell apart); else upper triangular but
+        for 2 × 2 blocks of conjugate pairs.
     """
 
     values: NDArray[Any]
@@ -36,7 +38,7 @@ class Ritz:
 
     def splits_pair(self, p: int) -> bool:
         """Whether a cut after p columns would part a conjugate pair."""
-        return 0 < p < len(self.values) and self.S[p, p - 1] != 0
+        return 0 < p < len(self.values) and np.iscomplexobj(self.values) and bool(self.S[p, p - 1] != 0)
 
     def eigenvectors(self) -> NDArray[Any]:
         """Give the unit eigenvectors Z of S, shape (p, p): those of A's compression are V Q Z."""
@@ -56,6 +58,36 @@ def ritz(projection: NDArray[np.float64], target: Target, symmetric: bool, p: in
     S, Q, values = _ordered(S, Q, target, p)
     found = Ritz(values, Q, S)
     return found.first(min(p, len(values)) + found.splits_pair(p))
+
+
+def groups_within(values: NDArray[np.float64], width: float) -> list[NDArray[np.intp]]:
+    """Group real values so that each group spans at most `width`; give their places, ascending in each group."""
+    groups: list[list[int]] = []
+    for i in np.argsort(values, kind="stable"):
+        if groups and values[i] - values[groups[-1][0]] <= width:
+            groups[-1].append(int(i))
+        else:
+            groups.append([int(i)])
+    return [np.sort(np.array(group, dtype=np.intp)) for group in groups]
+
+
+def residual_lengths(residuals: Tensor, wanted: Ritz, blur: float) -> NDArray[np.float64]:
+    """Compute ‖A x − λ x‖ of the eigenpairs from A V Q − V Q S.
+
+    Of a symmetric A, values within `blur` stand for any rotation among their vectors: theirs is the norm of all.
+    """
+    unit = float(residuals.abs().max()) or 1.0  # against underflow of squares
+    scaled = residuals / unit
+    gram = (scaled.mT @ scaled).double().cpu().numpy()
+    if np.iscomplexobj(wanted.values):
+        Z = wanted.eigenvectors()
+        squares = np.einsum("ij,ik,kj->j", Z.conj(), gram, Z).real
+    else:
+        squares = np.diag(gram).copy()
+        for group in groups_within(wanted.values, blur):
+            squares[group] = np.linalg.norm(gram[np.ix_(group, group)], 2)
+    root: NDArray[np.float64] = unit * np.sqrt(np.maximum(squares, 0))
+    return root
 
 
 def _ordered(S: NDArray[np.float64], Q: NDArray[np.float64], target: Target, p: int) -> tuple[Any, Any, Any]:

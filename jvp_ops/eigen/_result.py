@@ -46,8 +46,9 @@ class Eigenpairs:
     seconds : float
         Wall-clock time.
     stopped : str
-        ``converged``; ``rounding`` (no further in this dtype); or what ran out: ``max_products``, ``max_seconds``,
-        ``cancelled``, ``restarts`` (ARPACK's). ``failed`` of the partial result of an error.
+        ``converged``; ``rounding`` (no further in this dtype); ``stagnation`` (residuals that
+        wander without shrinking, as of very ill-conditioned eigenvalues); or what ran out: ``max_products``,
+        ``max_seconds``, ``cancelled``, ``restarts`` (ARPACK's). ``failed`` of the partial result of an error.
     complete : bool
         Whether it is proved, by inertia or by LAPACK on the whole matrix, that no eigenvalue was missed. False says
         that it is not proved, not that one was.

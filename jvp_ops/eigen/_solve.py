@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from jvp_ops._progress import progress_bar
@@ -178,13 +179,21 @@ def eigenpairs(
         monitor = Monitor(max_products=max_products, max_seconds=max_seconds, callback=callback, bar=bar)
         options = Options(verify is not False, block, start, deflate, basis_dtype, max_memory, checkpoint, resume)
         found = _find(rounding, request, target, options, random, monitor)
-        left = _left_basis(rounding, request, target, options, random, monitor) if condition else None
+        left = _left_basis(rounding, request, target, options, random, monitor, found) if condition else None
     certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
     proof = Proof()
     if prove_complete:
-        proof = prove(rounding.exact or solved, target, certified.values, certified.bounds, progress=progress)
+        if len(certified.values) < request.k:
+            proof = Proof(reason=f"only {len(certified.values)} of {request.k} eigenpairs were found")
+        else:
+            proof = prove(rounding.exact or solved, target, certified.values, certified.bounds, progress=progress)
     result = _result(certified, request, found, rounding, proof)
     notes = _notes(result, found, rounding, proof if prove_complete else None, monitor)
+    if condition and left is None:
+        notes += (
+            "no condition numbers: the left eigenvectors were not found, or are of other eigenvalues (a tie at the "
+            "cut): raise the budget, or ask for another k",
+        )
     if affine is not None:
         result = _mapped(result, affine.shift, affine.scale)
     return replace(
@@ -268,14 +277,30 @@ def _left_basis(
     options: Options,
     rng: np.random.Generator,
     monitor: Monitor,
-) -> Tensor:
-    """Find the left invariant subspace that goes with the eigenvalues asked for: that of the transpose."""
+    right: Found,
+) -> Tensor | None:
+    """Find the left invariant subspace of the eigenvalues found, that of the transpose; None if it fails."""
     if request.method == "dense":
         return by_lapack(rounding, request, target, transposed=True).basis
     transposed = replace(
         rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else rounding.exact.T
     )
-    return _find(transposed, request, target, replace(options, start=None, checkpoint=None), rng, monitor).basis
+    try:
+        left = _find(transposed, request, target, replace(options, start=None, checkpoint=None), rng, monitor)
+    except ConvergenceError:
+        return None
+    known = [torch.linalg.eigvals((part.basis.mT @ _image(part)).double()).cpu().numpy() for part in (right, left)]
+    if left.stopped not in ("converged", "rounding") or len(known[0]) != len(known[1]):
+        return None
+    distances = np.abs(known[0][:, None] - known[1])
+    apart = float(distances[linear_sum_assignment(distances)].max())
+    allowed = max(float(np.sqrt(max(right.reach, left.reach))), 1e-3) * right.progress.norm
+    return left.basis if apart <= allowed else None
+
+
+def _image(found: Found) -> Tensor:
+    assert found.image is not None  # of an iteration, always
+    return found.image
 
 
 def _partial(error: NonFiniteError, rounding: Rounding, request: Request, target: Target) -> Eigenpairs | None:
@@ -291,7 +316,8 @@ def _partial(error: NonFiniteError, rounding: Rounding, request: Request, target
 def _result(certified: Certified, request: Request, found: Found, rounding: Rounding, proof: Proof) -> Eigenpairs:
     operator = rounding.operator
     errors = certified.residuals + certified.errors
-    bounds = certified.bounds
+    bounds, converged = certified.bounds, errors <= request.tol * certified.norm
+    stopped = "rounding" if found.stopped == "converged" and not converged.all() else found.stopped
     if certified.gram is not None:
         bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
     return Eigenpairs(
@@ -300,7 +326,7 @@ def _result(certified: Certified, request: Request, found: Found, rounding: Roun
         parameters=operator.columns,
         residuals=certified.residuals,
         bounds=bounds,
-        converged=errors <= request.tol * certified.norm,
+        converged=converged,
         which=request.which,
         k=request.k,
         tol=request.tol,
@@ -310,7 +336,7 @@ def _result(certified: Certified, request: Request, found: Found, rounding: Roun
         products=0,
         float64_products=0,
         seconds=0.0,
-        stopped=found.stopped,
+        stopped=stopped,
         complete=proof.complete or (request.method == "dense" and operator.symmetric),
         condition=certified.condition,
         clusters=certified.clusters,
@@ -339,14 +365,15 @@ def _notes(
         "max_products": f"the budget of max_products={monitor.max_products} ran out",
         "max_seconds": f"the budget of max_seconds={monitor.max_seconds} ran out",
         "cancelled": "the solve was cancelled",
+        "stagnation": "the residuals no longer shrink",
         "restarts": "ARPACK's own limit of restarts was reached",
     }
-    if found.stopped in budgets:
+    if pairs.stopped in budgets:
         notes.append(
-            f"{budgets[found.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
+            f"{budgets[pairs.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
             "hold for all that are listed, but they need not be the outermost"
         )
-    if found.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
+    if pairs.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
         level = max(found.progress.level, pairs.rounding)
         notes.append(
             f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "

@@ -113,8 +113,9 @@ class Subspace:
         return found
 
     def _independent(self, block: Tensor) -> Tensor:
-        lengths = torch.linalg.vector_norm(block, dim=0)
-        block = block[:, lengths > 0] / lengths[lengths > 0]
+        largest = block.abs().amax(dim=0)
+        block = block[:, largest > 0] / largest[largest > 0]  # against over- and underflow of squares
+        block = block / torch.linalg.vector_norm(block, dim=0)
         for least in (max(DEPENDENT, 10 * torch.finfo(self.dtype).eps), INDEPENDENT):
             if block.shape[1] == 0:
                 break

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 SYMMETRIC = ("LA", "SA", "LM", "BE")
 GENERAL = ("LM", "LR", "SR", "LI")
@@ -44,6 +45,20 @@ class Target:
             k += bool(values[ranked[k - 1]].imag > 0 and values[ranked[k]].imag < 0)
         chosen = ranked[:k]
         return chosen[np.argsort(self.sign * values[chosen], kind="stable")] if self.which == "BE" else chosen
+
+    def moved(self, before: NDArray[Any], after: NDArray[Any]) -> float:
+        """Say how far the best values have moved, matched one to one, so that a new copy of one is seen.
+
+        Values that tie under `which`, such as ± 5 under ``LM``, may take each other's place: they have not moved.
+        """
+        distances = np.abs(before[:, None] - after)
+        moved = float(distances[linear_sum_assignment(distances)].max(initial=0.0))
+        if self.which == "BE":
+            return moved
+        k = min(len(before), len(after))
+        keys = [np.sort(self._keys(values))[:k] for values in (before, after)]
+        unit = abs(self.scale) if self.which == "LM" and self.scale else 1.0
+        return min(moved, float(np.abs(keys[0] - keys[1]).max(initial=0.0)) / unit)
 
     @property
     def sign(self) -> int:

@@ -1,0 +1,33 @@
+"""What the tests of the eigensolver share: the best of all eigenvalues, and what a set of intervals claims."""
+
+import numpy as np
+
+
+def best(values, k, which):
+    """Choose the k best of all real eigenvalues, ascending; under LM ascending by magnitude, which ties share."""
+    ordered = np.sort(values)
+    if which == "LA":
+        return ordered[len(ordered) - k :]
+    if which == "SA":
+        return ordered[:k]
+    if which == "LM":
+        return np.sort(np.abs(ordered))[len(ordered) - k :]
+    return np.r_[ordered[: k // 2], ordered[len(ordered) - (k - k // 2) :]]
+
+
+def found(pairs):
+    """Bring a result into the order of `best`."""
+    return np.sort(np.abs(pairs.values) if pairs.which == "LM" else pairs.values)
+
+
+def broken_groups(values, bounds, exact, slack=0.0):
+    """List the groups of overlapping intervals that hold fewer eigenvalues than values: there must be none."""
+    groups = []
+    for i in np.argsort(values - bounds):
+        low, high = values[i] - bounds[i], values[i] + bounds[i]
+        if groups and low <= groups[-1][1]:
+            groups[-1][1:] = max(groups[-1][1], high), groups[-1][2] + 1
+        else:
+            groups.append([low, high, 1])
+    counts = [int(((exact >= low - slack) & (exact <= high + slack)).sum()) for low, high, _ in groups]
+    return [(*group, count) for group, count in zip(groups, counts, strict=True) if count < group[2]]
