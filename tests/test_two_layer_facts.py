@@ -34,6 +34,23 @@ def test_the_hessian_vanishes_on_the_predicted_null_space(name):
 
 
 @pytest.mark.parametrize("name", TWO_LAYER)
+def test_the_loss_gives_its_null_space_as_sparse_orthonormal_columns(name):
+    p = TWO_LAYER[name]
+    given = p.loss(torch.float32).null_space()
+    assert given.is_sparse
+    torch.testing.assert_close(given.to_dense(), null_basis(p.inputs, p.hidden, p.classes, p.dead), rtol=0, atol=1e-15)
+
+
+def test_with_its_null_space_deflated_a_gauss_newton_matrix_shows_its_lowest_eigenvalue_that_is_not_zero():
+    p = TWO_LAYER["several chunks that nothing divides"]  # every input is live, and samples abound
+    G, N = p.loss().gauss_newton(p.theta()), p.loss().null_space()
+    exact = np.linalg.eigvalsh(p.G().numpy())
+    pairs = jo.eigenpairs(G, 1, "SA", deflate=N)
+    assert np.abs(exact[: N.shape[1]]).max() < 1e-12 < exact[N.shape[1]]
+    assert pairs.values[0] == pytest.approx(exact[N.shape[1]], abs=1e-10)
+
+
+@pytest.mark.parametrize("name", TWO_LAYER)
 def test_the_step_has_eigenvalue_one_on_the_null_space(name):
     p = TWO_LAYER[name]
     N = null_basis(p.inputs, p.hidden, p.classes, p.dead)
@@ -110,7 +127,7 @@ def test_3401_directions_of_the_mnist_network_are_in_the_null_space(device):
     loss = jo.TwoLayerLoss(inputs, data.labels, hidden=50, device=device)
     H = loss.hessian(loss.initial(rng=0))
     assert H.shape == (39_760, 39_760)
-    assert len(dead) * 50 + 50 + 1 == 3401
+    assert len(dead) * 50 + 50 + 1 == 3401 == loss.null_space().shape[1]
     V, exact = torch.zeros(39_760, 12).double(), torch.zeros(39_760, 12).double()
     parts = loss.parameters.unflatten(V)
     parts["W2"][:] = numbers(6, 50, 1, 12)
