@@ -44,9 +44,10 @@ def test_every_interval_is_narrow(number: int, which: str, k: int, states: Any, 
     width = float(np.diff(pairs.intervals, axis=1).max())
     assert pairs.converged.all()
     assert width <= WIDTH
-    again = jo.eigenpairs(H, k, which, tol=1e-5, method="lanczos", rng=2, block=16)
-    order = np.argsort(again.values), np.argsort(pairs.values)
-    assert np.all(np.abs(again.values[order[0]] - pairs.values[order[1]]) <= again.bounds[order[0]] + width)
+    if number == 1:  # the same values from another start with wider blocks
+        again = jo.eigenpairs(H, k, which, tol=1e-5, method="lanczos", rng=2, block=16)
+        order = np.argsort(again.values), np.argsort(pairs.values)
+        assert np.all(np.abs(again.values[order[0]] - pairs.values[order[1]]) <= again.bounds[order[0]] + width)
     benchmark.extra_info["milliseconds"] = {"ours": 1e3 * pairs.seconds}
     benchmark.extra_info["figures"] = {
         "which": which,
@@ -55,7 +56,6 @@ def test_every_interval_is_narrow(number: int, which: str, k: int, states: Any, 
         "products in float64": pairs.float64_products,
         "widest interval": width,
         "first, tenth and last": pairs.values[[0, min(9, k - 1), -1]].tolist(),
-        "same from another start with blocks of 16": True,
     }
     benchmark.pedantic(lambda: None, rounds=1)
     assert torch.isfinite(pairs.vectors).all()
