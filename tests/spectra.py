@@ -31,3 +31,20 @@ def broken_groups(values, bounds, exact, slack=0.0):
             groups.append([low, high, 1])
     counts = [int(((exact >= low - slack) & (exact <= high + slack)).sum()) for low, high, _ in groups]
     return [(*group, count) for group, count in zip(groups, counts, strict=True) if count < group[2]]
+
+
+def ranked_distances(pairs, exact, which):
+    """Measure how far each value is from the exact one of its rank."""
+    if which == "LM":
+        order = np.argsort(-np.abs(pairs.values), kind="stable")
+        distances = np.abs(np.abs(pairs.values[order]) - np.sort(np.abs(exact))[::-1][: len(order)])
+        return distances[np.argsort(order)]
+    halves = {"LA": (0, len(pairs)), "SA": (len(pairs), 0), "BE": (len(pairs) // 2, len(pairs) - len(pairs) // 2)}[
+        which
+    ]
+    exact = np.sort(exact)
+    chosen = np.r_[exact[: halves[0]], exact[len(exact) - halves[1] :]]
+    order = np.argsort(pairs.values, kind="stable")
+    distances = np.empty(len(order))
+    distances[order] = np.abs(pairs.values[order] - chosen)
+    return distances

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from spectra import broken_groups
+from spectra import broken_groups, ranked_distances
 
 import jvp_ops as jo
 from jvp_ops.testing import conjugated, operator_of
@@ -73,3 +73,4 @@ def test_no_interval_ever_misses(values, dtype, kind, which, k, block, tol, max_
         assert pairs.converged.all()
     if pairs.complete:
         assert len(pairs) == k
+        assert (ranked_distances(pairs, exact, which) <= pairs.bounds + slack).all()

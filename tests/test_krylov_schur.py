@@ -175,8 +175,18 @@ def test_a_start_and_deflation_serve_here_too():
     warm = krylov_schur(case.operator, 2, "LR", start=cold, verify=False)
     assert warm.products < cold.products / 2
     check(warm, case.values, 2)
-    rest = krylov_schur(case.operator, 1, "LR", deflate=torch.eye(132, dtype=torch.float64)[:, :1])
-    np.testing.assert_allclose(rest.values, [1.5], atol=1e-9)
+    with pytest.raises(jo.InputError, match="deflate is for symmetric operators"):
+        krylov_schur(case.operator, 1, "LR", deflate=torch.eye(132, dtype=torch.float64)[:, :1])
+
+
+def test_condition_numbers_come_with_a_resumed_solve_too(tmp_path):
+    case = with_eigenvalues([2.0, 1.5, *np.linspace(-1, 1, 130)], rng=None)
+    options = {"condition": True, "checkpoint": tmp_path / "c.npz"}
+    first = krylov_schur(case.operator, 2, "LR", **options)
+    again = krylov_schur(case.operator, 2, "LR", resume=True, **options)
+    np.testing.assert_allclose(again.condition, first.condition, rtol=1e-9)
+    with pytest.raises(jo.InputError, match="method='scipy' does not find"):
+        jo.eigenpairs(case.operator, 2, "LR", method="scipy", condition=True)
 
 
 def test_a_budget_leaves_what_there_is_with_its_backward_errors():

@@ -78,6 +78,7 @@ def test_a_finished_solve_is_resumed_at_once(case, tmp_path):
 def test_a_checkpoint_of_another_operator_or_request_is_refused(tmp_path):
     path = tmp_path / "state.npz"
     jo.eigenpairs(laplacian(200).operator, 4, "LA", checkpoint=path, max_products=60)
+    lowest = jo.eigenpairs(laplacian(200).operator, 1, "SA", method="dense")
     other = [
         (spectrum("decaying", 200).operator, 4, "LA", {}),
         (laplacian(200, dtype="float32").operator, 4, "LA", {}),
@@ -88,7 +89,12 @@ def test_a_checkpoint_of_another_operator_or_request_is_refused(tmp_path):
         (laplacian(200).operator, 4, "LA", {"block": 4}),
         (laplacian(200).operator, 4, "LA", {"verify": False}),
         (laplacian(200).operator, 4, "LA", {"start": torch.ones(200)}),
-        (laplacian(200).operator, 4, "LA", {"deflate": torch.ones(200)}),
+        (
+            laplacian(200).operator,
+            4,
+            "LA",
+            {"deflate": jo.eigenpairs(laplacian(200).operator, 1, "SA", method="dense")},
+        ),
     ]
     for operator, k, which, options in other:
         with pytest.raises(jo.DataError, match="of another run"):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from jvp_ops._checks import finite_number, positive_int, resolve_dtype
-from jvp_ops._memory import format_bytes, resolve_budget
+from jvp_ops._memory import format_bytes, free_bytes, resolve_budget
 from jvp_ops.eigen._krylov import Plan
 from jvp_ops.eigen._target import GENERAL, SYMMETRIC, Target
 from jvp_ops.errors import InputError, MemoryBudgetError
@@ -34,8 +34,8 @@ def check_request(
 ) -> Request:
     """Check what is asked of an operator, and choose the method where it is ``auto``.
 
-    ``auto`` is ``dense`` for n ≤ 256 or 4k ≥ n, where no iteration beats LAPACK, unless an option was given that only
-    an iteration has; else ``lanczos`` for a symmetric operator and ``krylov-schur`` for another.
+    ``auto`` is ``dense`` for n ≤ 256, or 4k ≥ n where that fits, unless an option was given that only an iteration has;
+    else ``lanczos`` for a symmetric operator and ``krylov-schur`` for another.
     """
     if not isinstance(operator, TensorOperator):
         raise InputError(
@@ -53,10 +53,13 @@ def check_request(
     k = positive_int(k, "k")
     if which == "BE" and k < 2:
         raise InputError("which='BE' takes half of k from each end: k must be at least 2, not 1")
-    given = [name for name, value in iterative_only.items() if value is not None and value is not False]
+    unset = {"resume": False}
+    given = [name for name, value in iterative_only.items() if value is not None and value is not unset.get(name)]
     iteration = "lanczos" if operator.symmetric else "krylov-schur"
     if method == "auto":
-        method = "dense" if not given and (rows <= DENSE_ORDER or 4 * k >= rows) else iteration
+        fits = 8 * 12 * rows * rows <= free_bytes(operator.device)
+        dense = rows <= DENSE_ORDER or k == rows or (4 * k >= rows and fits)
+        method = "dense" if dense and not given else iteration
     if method in ITERATIVE and method != iteration:
         raise InputError(f"method={method!r} is not for a {kind} operator: use {iteration!r}, or 'auto'")
     allowed = {"scipy": ["max_products"], "dense": []}.get(method, given)
@@ -64,6 +67,10 @@ def check_request(
         raise InputError(
             f"{wrong[0]} is an option of the iterative methods ({iteration!r}), not of method={method!r}: leave it out"
         )
+    if "deflate" in given and not operator.symmetric:
+        raise InputError("deflate is for symmetric operators, whose other eigenvectors are orthogonal to those given")
+    if method == "scipy" and rows < 4 and not operator.symmetric:
+        raise InputError(f"ARPACK does not take a non-symmetric matrix of order {rows}: use method='dense'")
     most = {"dense": rows, "scipy": rows - 1 if operator.symmetric else rows - 2}.get(method, rows - 1)
     if k > most:
         way_out = "" if method == "dense" else "; method='dense' finds all of them"

@@ -11,7 +11,7 @@ from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._krylov import Progress
 from jvp_ops.eigen._monitor import Monitor
 from jvp_ops.eigen._projected import ritz
-from jvp_ops.eigen._rounding import Rounding
+from jvp_ops.eigen._rounding import Rounding, probe_symmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError
 from jvp_ops.operators import TensorOperator
@@ -21,9 +21,10 @@ def by_lapack(rounding: Rounding, request: Request, target: Target, *, transpose
     """Solve the dense matrix in float64: no eigenvalue of it is missed."""
     operator: TensorOperator = rounding.exact or rounding.operator
     n = operator.shape[0]
-    what, remedy = f"all eigenvectors of a {n} × {n} matrix", "use method='auto', which does not need it, or a block"
+    what, remedy = f"all eigenvectors of order {n}", "use method='lanczos' or 'krylov-schur' with a smaller k"
     require((6 if operator.symmetric else 12) * n * n * 8, free_bytes(operator.device), what, remedy)
     matrix = operator.dense().double().cpu().numpy()
+    probe_symmetry(operator, float(np.abs(matrix).sum(axis=0).max()), 0.0, np.random.default_rng(0))
     schur = ritz(matrix.T if transposed else matrix, target, operator.symmetric, request.k)
     basis = torch.from_numpy(np.ascontiguousarray(schur.Q)).to(operator.device)
     return Found(basis, "converged", Progress(), request.tol)
@@ -35,6 +36,10 @@ def by_arpack(
     """Ask scipy's eigsh or eigs, one vector at a time."""
     operator, k = rounding.operator, request.k
     n = operator.shape[0]
+    if target.which == "LM" and len(target.solved_ends()) == 2 and 2 * k > n:
+        raise InputError(
+            f"k={k} of order {n}: ARPACK is asked for k at each end of H, and the two would overlap; use method='dense'"
+        )
     asked = min(k + 1, n - 1) if target.which == "BE" and k % 2 else k  # the odd one is of the mapped end
     least = basis_size(n, asked) + 1
     if monitor.max_products is not None and monitor.max_products < least:

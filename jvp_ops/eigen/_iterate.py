@@ -55,11 +55,12 @@ def columns_of(operator: TensorOperator, vectors: Any, name: str) -> Tensor:
         shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(vectors).__name__
         raise InputError(f"{name} must be a tensor of shape ({n},) or ({n}, m), or an Eigenpairs, not {shape}")
     wide = tensor if tensor.ndim == 2 else tensor[:, None]
+    if wide.layout != torch.strided and name != "deflate":
+        wide = wide.to_dense()
     if wide.is_complex():
         wide = torch.cat([wide.real, wide.imag[:, wide.imag.abs().amax(dim=0) > 0]], dim=1)
     wide = wide.detach().to(device=operator.device, dtype=torch.float64)
-    if not wide.is_sparse and wide.layout == torch.strided:
-        check_finite(wide, name)
+    check_finite(wide if wide.layout == torch.strided else wide.to_sparse_coo().coalesce().values(), name)
     return wide
 
 
@@ -80,6 +81,23 @@ def deflated_basis(X: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if X.shape[1] > X.shape[0] or float(abs(defect).sum()) > 1e-9:
         raise InputError("a sparse deflate must have orthonormal columns: its Gram matrix is not the identity")
     return X.to(dtype)
+
+
+def check_deflated(operator: TensorOperator, X: Tensor, rng: np.random.Generator) -> None:
+    """Refuse vectors that do not span an invariant subspace, by one product with a random vector of their span."""
+    c = normal(rng, X.shape[1], 1, dtype=X.dtype, device=X.device)
+    y = X @ (c / torch.linalg.vector_norm(c))
+    image = operator.apply(y.to(operator.torch_dtype)).to(X.dtype)
+    left = float(torch.linalg.vector_norm(image - X @ (X.mT @ image)))
+    z = normal(rng, len(y), 1, dtype=torch.float64, device=X.device)
+    typical = float(
+        torch.linalg.vector_norm(operator.apply((z / torch.linalg.vector_norm(z)).to(operator.torch_dtype)))
+    )
+    if left > 1e-2 * max(typical, float(torch.linalg.vector_norm(image))):
+        raise InputError(
+            "deflate does not span an invariant subspace: A times a vector of it leaves it by "
+            f"{left:.1e}; give eigenvectors of this operator"
+        )
 
 
 @dataclass(frozen=True)
@@ -167,5 +185,9 @@ def request_identity(
     """Name all that the course of a solve depends on."""
     plain = {**asdict(plan), "basis": str(dtype), "rng": rng}
     plain["start"] = None if start is None else sha256_of(start)
-    plain["deflate"] = None if deflated is None else sha256_of(deflated.to_dense() if deflated.is_sparse else deflated)
+    if deflated is not None and deflated.layout != torch.strided:
+        listed = deflated.to_sparse_coo().coalesce()
+        plain["deflate"] = sha256_of(listed.indices(), listed.values())
+    else:
+        plain["deflate"] = None if deflated is None else sha256_of(deflated)
     return {"eigenpairs": plain, "operator": operator.identity()}

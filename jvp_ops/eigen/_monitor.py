@@ -52,7 +52,7 @@ class Monitor:
     max_products, max_seconds
         Budgets; None is none.
     callback : callable, optional
-        Called with a `SolveStatus`; returning True stops the solve.
+        Called with a `SolveStatus`; returning what counts as true stops the solve.
     bar : tqdm
         The progress bar.
     """
@@ -116,5 +116,5 @@ class Monitor:
     def report(self, status: SolveStatus) -> None:
         """Show and hand on a status."""
         self.bar.set_postfix_str(f"{status.converged} of {status.k} converged, {status.phase}")
-        if self.callback is not None and self.callback(status) is True:
+        if self.callback is not None and self.callback(status):
             self.cancelled = True

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops._memory import free_bytes
-from jvp_ops.eigen._inertia import inertia, size_and_asymmetry
+from jvp_ops.eigen._inertia import ROWS, inertia, size_and_asymmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.operators import TensorOperator
 
@@ -17,29 +17,44 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Proof:
-    """What inertia says of a result: all of A's eigenvalues that are not in it lie in [low, high], or why not."""
+    """What inertia says of a result.
+
+    Attributes
+    ----------
+    low, high : float
+        All eigenvalues that are not in the result lie in [low, high].
+    complete : bool
+        Whether the j-th best eigenvalue lies in the j-th interval, for all j.
+    reason : str
+        Why that is not proved.
+    bounds : ndarray, optional
+        The bounds with which it is: where the cut goes through intervals that overlap, theirs reach to the far edge.
+    """
 
     low: float = -np.inf
     high: float = np.inf
     complete: bool = False
     reason: str = ""
+    bounds: Floats | None = None
 
 
 def prove(operator: TensorOperator, target: Target, values: Floats, bounds: Floats, *, progress: bool) -> Proof:
     """Count, by LDLᵀ of the dense matrix, the eigenvalues beyond the worst one found.
 
     First just on the near side of its interval, where a count of k proves the most. Where the cut goes through a
-    cluster, or a multiple eigenvalue, there are more: then on the far side, where those that lie beyond must all
-    have been found.
+    cluster, or a multiple eigenvalue, there are more: then on the far side of all intervals that overlap it, where
+    those that lie beyond must all have been found. The Ritz values bound the best eigenvalues from the near side
+    (Cauchy), so each interval that reaches to the far edge then holds the eigenvalue of its rank.
     """
     matrix = _dense(operator, progress)
     short = 2 * matrix.numel() * 8 > free_bytes(torch.device("cpu"))  # then each count takes the matrix it destroys
-    margin = 4 * len(matrix) * float(np.finfo(np.float64).eps) * size_and_asymmetry(matrix.numpy())[0]
+    last_place = torch.finfo(operator.torch_dtype).eps
+    margin = 4 * len(matrix) * last_place * size_and_asymmetry(matrix.numpy())[0]
     reason = ""
-    for low, high in _intervals(target, values, bounds, margin):
+    for low, high, widened in _intervals(target, values, bounds, margin):
         reason = ""
         for shift, above in ((high, True), (low, False)):
-            if not np.isfinite(shift):
+            if not np.isfinite(shift) or reason:
                 continue
             if matrix.numel() == 0:
                 matrix = _dense(operator, progress)
@@ -54,42 +69,62 @@ def prove(operator: TensorOperator, target: Target, values: Floats, bounds: Floa
             elif there != known:
                 reason = f"{there} eigenvalues lie {side} {shift:.10g}, and {known} of them were found"
         if not reason:
-            return Proof(low, high, True)
+            return Proof(low, high, True, bounds=widened)
     return Proof(reason=reason)
+
+
+def memory_for_proof(n: int) -> int:
+    """Say how many bytes a proof takes at least: one matrix in float64, and some rows."""
+    return n * n * 8 + 8 * n * ROWS * 8
 
 
 def _dense(operator: TensorOperator, progress: bool) -> Tensor:
     matrix: Tensor = operator.dense(max_memory=free_bytes(operator.device), progress=progress)
-    return matrix.double().cpu()
+    return matrix.cpu()  # in its own dtype, by which inertia judges its entries
 
 
-def _intervals(target: Target, values: Floats, bounds: Floats, margin: float) -> list[tuple[float, float]]:
-    """Say where the eigenvalues that were not found should lie, on either side of the worst one found."""
+def _intervals(target: Target, values: Floats, bounds: Floats, margin: float) -> list[tuple[float, float, Floats]]:
+    """Say where the eigenvalues that were not found should lie, by near and by far edge, and the bounds then."""
     if target.which == "LM":
+        if target.scale == 0:
+            return [(-np.inf, np.inf, bounds)]  # all of A's eigenvalues are the shift
+        unit = abs(target.scale)
         keys = np.abs(target.shift + target.scale * values)
-        edges = _edges(keys, abs(target.scale) * bounds, abs(target.scale) * margin)
-        ends = [sorted((s * max(edge, 0.0) - target.shift) / target.scale for s in (-1, 1)) for edge in edges]
-        return [(low, high) for low, high in ends]
+        near, far, reached = _edges(keys, unit * bounds, unit * margin)
+        ends = [sorted((s * max(edge, 0.0) - target.shift) / target.scale for s in (-1, 1)) for edge in (near, far)]
+        return [(ends[0][0], ends[0][1], bounds), (ends[1][0], ends[1][1], reached / unit)]
     k = len(values)
     lower = {"LA": 0, "SA": k, "BE": k // 2}[target.which] if target.sign > 0 else None
     if lower is None:
         lower = {"LA": k, "SA": 0, "BE": k - k // 2}[target.which]
     order = np.argsort(values, kind="stable")
-    low, high = order[:lower], order[lower:]
-    lows = [-edge for edge in _edges(-values[low], bounds[low], margin)] if len(low) else [-np.inf] * 2
-    highs = _edges(values[high], bounds[high], margin) if len(high) else [np.inf] * 2
-    return list(zip(lows, highs, strict=True))
+    low, high, widened = order[:lower], order[lower:], bounds.copy()
+    lows, highs = [-np.inf] * 2, [np.inf] * 2
+    if len(low):
+        near, far, widened[low] = _edges(-values[low], bounds[low], margin)
+        lows = [-near, -far]
+    if len(high):
+        near, far, widened[high] = _edges(values[high], bounds[high], margin)
+        highs = [near, far]
+    return [(lows[0], highs[0], bounds), (lows[1], highs[1], widened)]
 
 
-def _edges(keys: Floats, bounds: Floats, margin: float) -> list[float]:
-    """Give the near and the far edge of the worst interval and all that overlap it, where larger keys are better."""
+def _edges(keys: Floats, bounds: Floats, margin: float) -> tuple[float, float, Floats]:
+    """Give the near and far edge of the worst interval and all that overlap it, where larger keys are better.
+
+    And bounds by which the intervals of all these reach to the far edge.
+    """
     order = np.argsort(keys)
     near = float((keys - bounds).min())
     far = float(keys[order[0]] + bounds[order[0]])
+    members = []
     for i in order:
         if keys[i] - bounds[i] <= far + 2 * margin:
             far = max(far, float(keys[i] + bounds[i]))
-    return [near - margin, far + margin]
+            members.append(i)
+    reached = bounds.copy()
+    reached[members] = np.maximum(bounds[members], far + margin - keys[members])
+    return near - margin, far + margin, reached
 
 
 def sharpened(values: Floats, bounds: Floats, gram: Floats, errors: Floats, proof: Proof) -> Floats:
@@ -108,14 +143,14 @@ def sharpened(values: Floats, bounds: Floats, gram: Floats, errors: Floats, proo
     B. N. Parlett, "The Symmetric Eigenvalue Problem" (1998), theorem 11.7.1; R. Mathias, "Quadratic residual bounds
     for the Hermitian eigenvalue problem", SIAM Journal on Matrix Analysis 19 (1998).
     """
-    best = bounds.copy()
+    best = bounds.copy() if proof.bounds is None else proof.bounds.copy()
     if not proof.complete:
         return best
-    for group in _groups(values, bounds):
+    for group in _groups(values, best):
         size = float(np.sqrt(np.linalg.norm(gram[np.ix_(group, group)], 2)) + np.linalg.norm(errors[group]))
         low, high = values[group].min(), values[group].max()
         others = [i for i in range(len(values)) if i not in group]
-        gaps = [max(values[i] - bounds[i] - high, low - values[i] - bounds[i]) for i in others]
+        gaps = [max(values[i] - best[i] - high, low - values[i] - best[i]) for i in others]
         if np.isfinite(proof.low) or np.isfinite(proof.high):
             gaps.append(max(proof.low - high, low - proof.high))
         gap = min(gaps, default=0.0) - size  # the complement's spectrum is within ‖R‖ of the other eigenvalues

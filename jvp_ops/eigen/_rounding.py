@@ -53,7 +53,9 @@ class Rounding:
             if not bool(following.any()):
                 break
             x = following.double()
-        return replace(self, norm=norm, level=self.at(operator, _unit(x)[:, None], norm))
+        level = self.at(operator, _unit(x)[:, None], norm)
+        probe_symmetry(operator, norm, level, rng)
+        return replace(self, norm=norm, level=level)
 
     def with_norm(self, norm: float) -> "Rounding":
         """Take note of a norm."""
@@ -81,6 +83,32 @@ class Rounding:
         floor = SAFETY * torch.finfo(self.operator.torch_dtype).eps * self.norm
         estimate: Tensor = SAFETY * torch.linalg.vector_norm(image - other, dim=0) / lengths
         return estimate.clamp_min(floor)
+
+
+def probe_symmetry(operator: TensorOperator, norm: float, level: float, rng: np.random.Generator) -> None:
+    """Compare uᵀAv with vᵀAu for random u and v, of an operator that is declared symmetric."""
+    if not operator.symmetric or norm == 0:
+        return
+    n = operator.shape[0]
+    u, v = (normal(rng, n, dtype=torch.float64, device=operator.device) for _ in range(2))
+    u, v = _unit(u).to(operator.torch_dtype), _unit(v).to(operator.torch_dtype)
+    asymmetry = abs(float(u.double() @ operator.apply(v).double() - v.double() @ operator.apply(u).double()))
+    check_symmetric(asymmetry, norm, max(level, torch.finfo(operator.torch_dtype).eps))
+
+
+def check_symmetric(asymmetry: float, norm: float, level: float) -> None:
+    """Refuse an operator that is declared symmetric and is not.
+
+    Raises
+    ------
+    InputError
+        |uᵀAv − vᵀAu| of some unit u and v is far above what rounding does.
+    """
+    if asymmetry > 100 * level * norm:
+        raise InputError(
+            f"the operator is declared symmetric, but uᵀAv and vᵀAu differ by {asymmetry:.1e} for unit u, v (‖A‖ is "
+            f"{norm:.1e} or more): give it its adjoint and symmetric=False"
+        )
 
 
 def _in_float64(operator: TensorOperator) -> TensorOperator | None:

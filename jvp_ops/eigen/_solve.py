@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from jvp_ops._memory import free_bytes, require
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.eigen._certify import Certified, certify, certify_images
@@ -18,6 +19,7 @@ from jvp_ops.eigen._choose import Request, check_request, plan_of, size_of
 from jvp_ops.eigen._direct import by_arpack, by_lapack
 from jvp_ops.eigen._iterate import (
     Found,
+    check_deflated,
     checkpoint_at,
     columns_of,
     deflated_basis,
@@ -27,12 +29,13 @@ from jvp_ops.eigen._iterate import (
 )
 from jvp_ops.eigen._krylov import Krylov
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
-from jvp_ops.eigen._proof import Proof, prove, sharpened
+from jvp_ops.eigen._outcome import are_converged, mapped, notes_on, outcome
+from jvp_ops.eigen._proof import Proof, memory_for_proof, prove
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._subspace import Subspace
 from jvp_ops.eigen._target import Target
-from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
+from jvp_ops.errors import ConvergenceError, InputError, JvpOpsError, NonFiniteError
 from jvp_ops.operators import TensorOperator
 
 
@@ -164,12 +167,18 @@ def eigenpairs(
     began = time.perf_counter()
     iterative: dict[str, Any] = {"verify": verify, "block": block, "start": start, "deflate": deflate}
     iterative |= {"basis_dtype": basis_dtype, "max_products": max_products, "max_seconds": max_seconds}
-    iterative |= {"callback": callback, "checkpoint": checkpoint, "resume": resume}
+    iterative |= {"callback": callback, "checkpoint": checkpoint, "resume": resume, "max_memory": max_memory}
     request = check_request(operator, k, which, method, tol, iterative)
     if condition and operator.symmetric:
         raise InputError("condition=True is of a non-symmetric operator: a symmetric one's condition numbers are all 1")
     if prove_complete and not operator.symmetric:
         raise InputError("prove_complete=True counts by inertia, which a non-symmetric operator does not have")
+    if condition and request.method == "scipy":
+        raise InputError("condition=True needs left eigenvectors, which method='scipy' does not find: use 'auto'")
+    if prove_complete:
+        n = operator.shape[0]
+        what, remedy = f"a proof by the dense matrix of order {n}", "leave prove_complete out, or take a block"
+        require(memory_for_proof(n), free_bytes(torch.device("cpu")), what, remedy)
     affine, random = operator.affine, generator(rng)
     solved = affine.base if affine is not None else operator
     target = Target(which) if affine is None else Target(which, affine.shift, affine.scale)
@@ -181,21 +190,16 @@ def eigenpairs(
         found = _find(rounding, request, target, options, random, monitor)
         left = _left_basis(rounding, request, target, options, random, monitor, found) if condition else None
     certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
-    proof = Proof()
-    if prove_complete:
-        if len(certified.values) < request.k:
-            proof = Proof(reason=f"only {len(certified.values)} of {request.k} eigenpairs were found")
-        else:
-            proof = prove(rounding.exact or solved, target, certified.values, certified.bounds, progress=progress)
-    result = _result(certified, request, found, rounding, proof)
-    notes = _notes(result, found, rounding, proof if prove_complete else None, monitor)
+    proof = _proof(certified, request, rounding, target, progress) if prove_complete else Proof()
+    result = outcome(certified, request, found, rounding, proof)
+    notes = notes_on(result, found, rounding, proof if prove_complete else None, monitor)
     if condition and left is None:
         notes += (
             "no condition numbers: the left eigenvectors were not found, or are of other eigenvalues (a tie at the "
             "cut): raise the budget, or ask for another k",
         )
     if affine is not None:
-        result = _mapped(result, affine.shift, affine.scale)
+        result = mapped(result, affine.shift, affine.scale)
     return replace(
         result,
         notes=notes,
@@ -204,6 +208,20 @@ def eigenpairs(
         float64_products=0 if rounding.exact is None else rounding.exact.products,
         seconds=time.perf_counter() - began,
     )
+
+
+def _proof(certified: Certified, request: Request, rounding: Rounding, target: Target, progress: bool) -> Proof:
+    """Prove that none was missed; whatever keeps that from ending, the pairs stand."""
+    converged = int(are_converged(certified, request).sum())
+    if converged < request.k:
+        return Proof(reason=f"only {converged} of {request.k} eigenpairs converged")
+    try:
+        operator = rounding.exact or rounding.operator
+        return prove(operator, target, certified.values, certified.bounds, progress=progress)
+    except KeyboardInterrupt:
+        return Proof(reason="the proof was interrupted")
+    except JvpOpsError as error:
+        return Proof(reason=str(error))
 
 
 @dataclass(frozen=True)
@@ -247,6 +265,8 @@ def _find(
     )
     plan = plan_of(request, target, size, verify=options.verify, refine=rounding.exact is not None)
     deflated = deflated_basis(given[1], size.dtype)
+    if deflated is not None:
+        check_deflated(operator, deflated, rng)
     seed = rng.bit_generator.state
 
     def identity() -> dict[str, Any]:
@@ -286,7 +306,9 @@ def _left_basis(
         rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else rounding.exact.T
     )
     try:
-        left = _find(transposed, request, target, replace(options, start=None, checkpoint=None), rng, monitor)
+        left = _find(
+            transposed, request, target, replace(options, start=None, checkpoint=None, resume=False), rng, monitor
+        )
     except ConvergenceError:
         return None
     known = [torch.linalg.eigvals((part.basis.mT @ _image(part)).double()).cpu().numpy() for part in (right, left)]
@@ -309,84 +331,5 @@ def _partial(error: NonFiniteError, rounding: Rounding, request: Request, target
     if found is None or found.image is None or found.basis.shape[1] == 0:
         return None
     certified = certify_images(found.basis, found.image, rounding.operator, target, request.k)
-    result = _result(certified, request, found, rounding, Proof())
+    result = outcome(certified, request, found, rounding, Proof())
     return replace(result, converged=np.zeros(len(result), dtype=bool), notes=(str(error),))
-
-
-def _result(certified: Certified, request: Request, found: Found, rounding: Rounding, proof: Proof) -> Eigenpairs:
-    operator = rounding.operator
-    errors = certified.residuals + certified.errors
-    bounds, converged = certified.bounds, errors <= request.tol * certified.norm
-    stopped = "rounding" if found.stopped == "converged" and not converged.all() else found.stopped
-    if certified.gram is not None:
-        bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
-    return Eigenpairs(
-        values=certified.values,
-        vectors=certified.vectors,
-        parameters=operator.columns,
-        residuals=certified.residuals,
-        bounds=bounds,
-        converged=converged,
-        which=request.which,
-        k=request.k,
-        tol=request.tol,
-        method=request.method,
-        rounding=certified.level,
-        norm=certified.norm,
-        products=0,
-        float64_products=0,
-        seconds=0.0,
-        stopped=stopped,
-        complete=proof.complete or (request.method == "dense" and operator.symmetric),
-        condition=certified.condition,
-        clusters=certified.clusters,
-        history=np.array(found.progress.history).reshape(-1, 3),
-    )
-
-
-def _mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:
-    """Map the eigenpairs of H to those of shift·I + scale·H; the two share their vectors."""
-    last_place = np.finfo(np.float64).eps * np.abs(shift + scale * pairs.values)
-    return replace(
-        pairs,
-        values=shift + scale * pairs.values,
-        residuals=abs(scale) * pairs.residuals,
-        bounds=abs(scale) * pairs.bounds + last_place,
-        hessian_values=pairs.values,
-        hessian_bounds=pairs.bounds,
-    )
-
-
-def _notes(
-    pairs: Eigenpairs, found: Found, rounding: Rounding, proof: Proof | None, monitor: Monitor
-) -> tuple[str, ...]:
-    notes = []
-    budgets = {
-        "max_products": f"the budget of max_products={monitor.max_products} ran out",
-        "max_seconds": f"the budget of max_seconds={monitor.max_seconds} ran out",
-        "cancelled": "the solve was cancelled",
-        "stagnation": "the residuals no longer shrink",
-        "restarts": "ARPACK's own limit of restarts was reached",
-    }
-    if pairs.stopped in budgets:
-        notes.append(
-            f"{budgets[pairs.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
-            "hold for all that are listed, but they need not be the outermost"
-        )
-    if pairs.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
-        level = max(found.progress.level, pairs.rounding)
-        notes.append(
-            f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "
-            "stopped at that level; an operator in float64 reaches further"
-        )
-    if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
-        notes.append(
-            "not certified in float64: the rounding of products is estimated, and bounds are of the operator as "
-            "float32 has it"
-        )
-    if proof is not None and not proof.complete:
-        notes.append(f"not proved complete: {proof.reason}")
-    if pairs.clusters:
-        sizes = ", ".join(f"{len(c.members)} with mean {c.mean:.8g} ± {c.bound:.1e}" for c in pairs.clusters)
-        notes.append(f"near a defective point only the mean and the invariant subspace are determined: {sizes}")
-    return tuple(notes)

@@ -1,0 +1,104 @@
+"""From certified pairs to the result: flags, the mapping from H to shift·I + scale·H, and notes for the reader."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jvp_ops.eigen._certify import Certified
+from jvp_ops.eigen._choose import Request
+from jvp_ops.eigen._iterate import Found
+from jvp_ops.eigen._monitor import Monitor
+from jvp_ops.eigen._proof import Proof, sharpened
+from jvp_ops.eigen._result import Eigenpairs
+from jvp_ops.eigen._rounding import Rounding
+
+
+def are_converged(certified: Certified, request: Request) -> NDArray[np.bool_]:
+    """Tell whose residual and rounding are within the tolerance."""
+    enough: NDArray[np.bool_] = certified.residuals + certified.errors <= request.tol * certified.norm
+    return enough
+
+
+def outcome(certified: Certified, request: Request, found: Found, rounding: Rounding, proof: Proof) -> Eigenpairs:
+    """Put the result together, its counts still open."""
+    operator = rounding.operator
+    bounds, converged = certified.bounds, are_converged(certified, request)
+    stopped = "rounding" if found.stopped == "converged" and not converged.all() else found.stopped
+    if certified.gram is not None:
+        bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
+    return Eigenpairs(
+        values=certified.values,
+        vectors=certified.vectors,
+        parameters=operator.columns,
+        residuals=certified.residuals,
+        bounds=bounds,
+        converged=converged,
+        which=request.which,
+        k=request.k,
+        tol=request.tol,
+        method=request.method,
+        rounding=certified.level,
+        norm=certified.norm,
+        products=0,
+        float64_products=0,
+        seconds=0.0,
+        stopped=stopped,
+        complete=proof.complete or (request.method == "dense" and operator.symmetric),
+        condition=certified.condition,
+        clusters=certified.clusters,
+        history=np.array(found.progress.history).reshape(-1, 3),
+    )
+
+
+def mapped(pairs: Eigenpairs, shift: float, scale: float) -> Eigenpairs:
+    """Map the eigenpairs of H to those of shift·I + scale·H; the two share their vectors."""
+    last_place = np.finfo(np.float64).eps * np.abs(shift + scale * pairs.values)
+    return replace(
+        pairs,
+        values=shift + scale * pairs.values,
+        residuals=abs(scale) * pairs.residuals,
+        bounds=abs(scale) * pairs.bounds + last_place,
+        hessian_values=pairs.values,
+        hessian_bounds=pairs.bounds,
+    )
+
+
+def notes_on(
+    pairs: Eigenpairs, found: Found, rounding: Rounding, proof: Proof | None, monitor: Monitor
+) -> tuple[str, ...]:
+    """Say what a reader should know beside the numbers."""
+    notes = []
+    budgets = {
+        "max_products": f"the budget of max_products={monitor.max_products} ran out",
+        "max_seconds": f"the budget of max_seconds={monitor.max_seconds} ran out",
+        "cancelled": "the solve was cancelled",
+        "stagnation": "the residuals no longer shrink",
+        "restarts": "ARPACK's own limit of restarts was reached",
+    }
+    if pairs.stopped in budgets:
+        notes.append(
+            f"{budgets[pairs.stopped]}: {int(pairs.converged.sum())} of {pairs.k} eigenpairs converged; the bounds "
+            "hold for all that are listed, but they need not be the outermost"
+        )
+    level = max(found.progress.level, pairs.rounding)
+    if pairs.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
+        further = "; an operator in float64 reaches further" if rounding.operator.torch_dtype == torch.float32 else ""
+        notes.append(
+            f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "
+            f"stopped at that level{further}"
+        )
+    if found.progress.rounds and not found.progress.verified and pairs.stopped in ("converged", "rounding"):
+        notes.append("fresh random blocks found more each time until the solver gave up looking: some may be missing")
+    if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
+        notes.append(
+            "not certified in float64: the rounding of products is estimated, and bounds are of the operator as "
+            "float32 has it"
+        )
+    if proof is not None and not proof.complete:
+        notes.append(f"not proved complete: {proof.reason}")
+    if pairs.clusters:
+        sizes = ", ".join(f"{len(c.members)} with mean {c.mean:.8g} ± {c.bound:.1e}" for c in pairs.clusters)
+        notes.append(f"near a defective point only the mean and the invariant subspace are determined: {sizes}")
+    return tuple(notes)
