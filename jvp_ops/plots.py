@@ -141,6 +141,54 @@ def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) ->
     return ax
 
 
+def plot_tracking(
+    steps: ArrayLike,
+    values: ArrayLike,
+    thresholds: ArrayLike,
+    losses: ArrayLike,
+    *,
+    label: str = "eigenvalues of $H$",
+    axes: Any = None,
+) -> Any:
+    """Draw eigenvalues along training with the threshold of stability, above the loss on a logarithmic scale.
+
+    Parameters
+    ----------
+    steps : array, shape (rows,)
+        Numbers of the steps.
+    values : array, shape (rows, k)
+        Eigenvalues, the leading one first; it is drawn strongest.
+    thresholds, losses : array, shape (rows,)
+        The threshold at each step (not drawn where infinite), and the loss.
+    label : str
+        Of the eigenvalues' axis.
+    axes : pair of matplotlib axes, optional
+        Where to draw.
+    """
+    steps, values, thresholds, losses = (np.asarray(array) for array in (steps, values, thresholds, losses))
+    if axes is None:
+        axes = _subplots(2, 1, figsize=(4.6, 4.0), sharex=True, height_ratios=(2, 1))
+    upper, lower = axes
+    others = [] if values.shape[1] == 1 else ["the next"] if values.shape[1] == 2 else [f"next {values.shape[1] - 1}"]
+    first = upper.plot(steps, values[:, 0], color=BLUE, lw=1.4, zorder=3)
+    lines = [first[0], *upper.plot(steps, values[:, 1:], color=GREY, lw=0.7, alpha=0.7)[: len(others)]]
+    names, high, finite = ["largest", *others], values.max(), np.isfinite(thresholds)
+    late = values[len(values) // 20 :].max()  # a start far above all else may leave the frame
+    if finite.any() and thresholds[finite].min() < 20 * late:
+        drawn = np.where(finite, thresholds, np.nan)
+        lines[1:1] = upper.plot(steps, drawn, color=ORANGE, lw=1.2, ls="--", zorder=4)
+        names.insert(1, "threshold")
+        late = max(late, np.nanmax(drawn)) if np.nanmax(drawn) < 20 * late else late
+    upper.set_ylim(min(0.0, 1.05 * values.min()), 1.25 * (high if high < 1.5 * late else late))
+    upper.legend(lines, names, frameon=False, fontsize="small", ncols=len(names), loc="upper right")
+    upper.set_ylabel(label)
+    lower.plot(steps, losses, color="black", lw=1)
+    if (losses > 0).all():
+        lower.set_yscale("log")
+    lower.set(xlabel="step", ylabel="loss", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
+    return axes
+
+
 def _groups(values: Any, distance: float) -> list[list[int]]:
     """Group the finite values that lie closer than `distance` to the first of their group."""
     groups: list[list[int]] = []

@@ -54,6 +54,7 @@ NAMES = {
     "Parameter",
     "Parameters",
     "RMSProp",
+    "Tracking",
     "TwoLayerLoss",
     "covariant_vectors",
     "eigenpairs",
@@ -63,6 +64,7 @@ NAMES = {
     "load_mnist",
     "local_growth",
     "lyapunov_spectrum",
+    "track_eigenpairs",
 }
 
 

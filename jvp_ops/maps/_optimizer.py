@@ -14,7 +14,7 @@ from jvp_ops.losses import Loss
 from jvp_ops.maps._clip import Clipping, checked_clip, clip_to, clipping_at
 from jvp_ops.maps._run import run
 from jvp_ops.maps._schedule import LearningRate, checked_lr, lr_identity, lr_text, rate_at
-from jvp_ops.operators import Coupling, JacobianOperator, Linearization, PhaseSpace
+from jvp_ops.operators import Coupling, HessianOperator, JacobianOperator, Linearization, PhaseSpace
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
@@ -177,6 +177,14 @@ class OptimizerMap:
                 phase_space=None if coupling is None else PhaseSpace(coupling, hessian),
             )
         )
+
+    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+        """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.
+
+        For `RMSProp`, `Adam` and `AdamW` it is that of the coordinates P^{-½}θ, P^½ (H + ωI) P^½ with P the
+        preconditioner of step number `step` (for `AdamW` without ω).
+        """
+        return self.loss.hessian(self.theta(state))
 
     def over(self, loss: Loss) -> Self:
         """Make the same optimizer of another loss of the same parameters."""
