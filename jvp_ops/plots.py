@@ -141,6 +141,36 @@ def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) ->
     return ax
 
 
+def plot_growth(steps: ArrayLike, growth: ArrayLike, exponents: ArrayLike | None = None, *, axes: Any = None) -> Any:
+    """Draw growth step by step beside the finite-time exponents of the whole window, by rank.
+
+    Parameters
+    ----------
+    steps : array, shape (steps,)
+        Their numbers.
+    growth : array, shape (steps, k)
+        As `local_growth` gives it.
+    exponents : array, shape (k,), optional
+        As `finite_time_exponents` gives them; the mean growth of the frame is drawn beside them.
+    axes : pair of matplotlib axes, optional
+        Where to draw.
+    """
+    growth = np.asarray(growth)
+    axes = _subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(2, 1)) if axes is None else axes
+    plot_local_growth(steps, growth, ax=axes[0])
+    rank = np.arange(1, growth.shape[1] + 1)
+    if exponents is not None:
+        axes[1].plot(rank, exponents, "o", ms=5, color=BLUE, label="finite-time exponents")
+    means = growth.mean(axis=0)
+    axes[1].plot(rank, np.where(np.isfinite(means), means, np.nan), "x", ms=5, color=ORANGE, label="mean of the frame")
+    axes[1].axhline(0, color=GREY, lw=0.8, ls=":")
+    axes[1].set(xlabel="rank", ylabel="exponent per step")
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
+    axes[1].margins(y=0.25)
+    axes[1].legend(frameon=False, fontsize="small")
+    return axes
+
+
 def plot_tracking(
     steps: ArrayLike,
     values: ArrayLike,
@@ -184,7 +214,12 @@ def plot_tracking(
     upper.set_ylabel(label)
     lower.plot(steps, losses, color="black", lw=1)
     if (losses > 0).all():
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         lower.set_yscale("log")
+        lower.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if losses.max() < 30 * losses.min() else (1,)))
+        lower.yaxis.set_major_formatter("{x:g}")
+        lower.yaxis.set_minor_formatter(NullFormatter())
     lower.set(xlabel="step", ylabel="loss", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
     return axes
 
