@@ -127,6 +127,17 @@ def test_merits_fall_and_then_rise(which, beta):
         assert len(rises) == 0 or len(falls) == 0 or falls.max() < rises.min()
 
 
+def test_an_end_that_cannot_matter_is_not_solved():
+    """At the edge of stability the smallest real parts are over the largest h, whatever the lowest may be."""
+    h = np.concatenate([np.linspace(-0.1, 0.1, 300), [3.0, 3.4, 3.7]])
+    A = quadratic(h, lambda loss: jo.HeavyBall(loss, 1.0, 0.9))
+    pairs = jo.eigenpairs(A, k=4, which="SR", verify=False)
+    assert (pairs.hessian_values > 2).all()
+    assert pairs.products < 80
+    lowest = jo.eigenpairs(A.phase_space.base, k=1, which="SA", verify=False)
+    assert lowest.products > 2 * pairs.products
+
+
 def test_complex_pairs_of_heavy_ball_tie_and_it_says_so():
     A = quadratic(np.linspace(0.5, 3, 30), lambda loss: jo.HeavyBall(loss, 1.0, 0.81))
     pairs = jo.eigenpairs(A, k=4, which="LM")
@@ -195,7 +206,7 @@ def test_a_start_and_a_budget_reach_the_solves_of_h():
     warm = jo.eigenpairs(A, k=3, which="LR", verify=False, start=cold)
     assert warm.products < cold.products
     np.testing.assert_allclose(warm.values, cold.values, atol=1e-9)
-    short = jo.eigenpairs(A, k=3, which="LR", verify=False, max_products=40)
+    short = jo.eigenpairs(A, k=3, which="LM", verify=False, max_products=40)
     assert short.stopped == "max_products"
     assert short.products <= 60 < cold.products
     assert any("before both ends" in note for note in short.notes)

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     add_training_options(parser, network="two-layer")
     parser.add_argument("--window", type=int, default=50, metavar="N", help="steps of the window; default: 50")
     parser.add_argument("--k", type=int, default=5, metavar="N", help="exponents; default: 5")
-    parser.add_argument("--tol", type=float, default=1e-2, metavar="T", help="residual; default: 1e-2")
+    parser.add_argument("--tol", type=float, default=2e-2, metavar="T", help="residual; default: 2e-2")
     parser.add_argument("--max-iterations", type=int, default=20, metavar="N", help="pairs of sweeps; default: 20")
     add_output_options(parser)
     parser.set_defaults(run=run)

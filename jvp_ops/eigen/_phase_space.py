@@ -23,6 +23,7 @@ Solve = Callable[..., Eigenpairs]
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 SLACK = 1e3  # units of the last place within which products of Df and of H have to agree
+FAR = 1e9  # αh
 MORE = 3  # rounds of asking for more of H before giving up on an interior maximum
 
 
@@ -32,9 +33,14 @@ def merits(coupling: Coupling, h: Floats, which: str) -> Floats:
     |μ|, Re μ and −Re μ, each of the better root, fall and then rise as functions of h (for β ≥ 0 they can be flat
     between, for β < 0 all is real): what is above a level is outside of an interval of h. |Im μ| rises and then falls.
     """
+    return np.asarray(_keys(coupling, h, which).max(axis=-1, initial=-np.inf))
+
+
+def _keys(coupling: Coupling, h: Floats, which: str) -> Floats:
+    """Compute how good each of the two μ over each h is."""
     values = coupling.eigenvalues(h)
-    keys = {"LM": np.abs(values), "LR": values.real, "SR": -values.real, "LI": np.abs(values.imag)}[which]
-    return np.asarray(keys.max(axis=-1, initial=-np.inf))
+    keys = {"LM": np.abs(values), "LR": values.real, "SR": -values.real, "LI": np.abs(values.imag)}
+    return np.asarray(keys[which])
 
 
 def peak(coupling: Coupling) -> float:
@@ -178,13 +184,29 @@ def _solve_ends(ends: _Ends, request: Request, start: Tensor | None) -> bool:
     """
     rises = ends.coupling.trace[1] > 0
     first = "LA" if rises == (request.which != "SR") else "SA"
-    ends.ask(first, request.k, start)
-    second = "SA" if first == "LA" else "LA"
+    second, k, coupling = "SA" if first == "LA" else "LA", request.k, ends.coupling
+
+    def least() -> float:
+        """Give the k-th best of what is found at the first end."""
+        return float(np.sort(_keys(coupling, ends.values(first), request.which), axis=None)[-k])
+
+    def beaten(h: Floats) -> bool:
+        found = least()
+        return bool(merits(coupling, h, request.which) <= found + 1e-9 * abs(found))
+
+    ends.ask(first, -(-k // 2) if request.which == "SR" else k, start)  # there two complex μ over each h count
+    if not beaten(ends.values(first)[-1]) and not ends.ask(first, k, None):
+        return False
+    if merits(coupling, _far(coupling, second), request.which) < least() - 1e-6:
+        return True  # no h of that end, however far out, comes up to them
     if not ends.ask(second, 1, None):
         return False
-    best = np.sort(merits(ends.coupling, ends.values(first), request.which))[::-1]
-    other = merits(ends.coupling, ends.values(second), request.which)[0]
-    return other <= best[-1] + 1e-9 * abs(best[-1]) or ends.ask(second, request.k, None)
+    return beaten(ends.values(second)[0]) or ends.ask(second, k, None)
+
+
+def _far(coupling: Coupling, end: str) -> Floats:
+    """Give an h so far out at an end that the merit there is its limit, or beyond all others."""
+    return np.asarray((FAR if end == "LA" else -FAR) / (abs(coupling.trace[1]) or 1.0))
 
 
 def _solve_interior(ends: _Ends, k: int, start: Tensor | None) -> bool:
