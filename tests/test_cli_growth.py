@@ -118,14 +118,11 @@ def test_every_optimizer_runs_and_its_options_reach_it(options, capsys):
         (["--batch-size", "101"], "batch_size must be at most the 100 samples"),
         (["--hidden", "0"], "must be an integer of at least 1"),
         (["--network", "tanh", "--scale", "2"], "--scale is of --network two-layer"),
-        (["--tol", "-1"], "tol must be"),
         (["--out", "/dev/null/x"], "cannot write the run folder"),
         (["--seed", "-1"], "--seed must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(command, options, says, capsys, tmp_path):
-    if command == "lyapunov" and "--tol" in options:
-        pytest.skip("it takes no tolerance")
     assert main([*SMALL[command], *options]) == 2
     captured = capsys.readouterr()
     assert says in captured.err
@@ -133,6 +130,11 @@ def test_bad_input_is_one_line_and_exit_status_2(command, options, says, capsys,
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_tolerance_below_zero_is_refused(capsys):
+    assert main([*SMALL["sharpness"], "--tol", "-1"]) == 2
+    assert "tol must be at least 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command, owner", [("sharpness", _track._Tracker), ("lyapunov", _measurement.Measurement)])

@@ -1,6 +1,7 @@
 """Eigenvalues tracked along training: right ones, at less cost, with what is told beside them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,3 +222,41 @@ def test_the_result_shows_and_saves_itself(tmp_path):
     assert record["continuity"][0] is None
     with np.load(tmp_path / "run" / "arrays.npz") as arrays:
         np.testing.assert_array_equal(arrays["vectors"], found.vectors.numpy())
+
+
+def test_ctrl_c_inside_of_a_solve_keeps_what_was_measured(monkeypatch):
+    from jvp_ops.dynamics import _track
+
+    calls = []
+
+    def cancelled(*args, **options):
+        calls.append(1)
+        found = jo.eigenpairs(*args, **options)
+        return replace(found, stopped="cancelled") if len(calls) == 3 else found
+
+    monkeypatch.setattr(_track, "eigenpairs", cancelled)
+    found = track()
+    assert found.at.tolist() == [0, 10]
+    assert "Ctrl-C after 20 of 30 steps" in found.notes[0]
+    calls.clear()
+    calls.extend([1, 1])
+    with pytest.raises(KeyboardInterrupt):  # there is nothing to give back
+        track()
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_the_figure_shows_the_values_the_threshold_and_the_loss(infinite):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'jvp-ops[plot]'").use("Agg")
+    from matplotlib import pyplot
+
+    found = track(lambda loss: jo.GradientDescent(loss, 0.0 if infinite else 0.5))
+    upper, lower = found.plot()
+    drawn = [line.get_ydata() for line in upper.get_lines()]
+    assert any(np.array_equal(y, found.values[:, 0]) for y in drawn)
+    assert any(np.array_equal(y, found.values[:, 1]) for y in drawn)
+    assert any(np.array_equal(y, found.thresholds) for y in drawn) == (not infinite)
+    np.testing.assert_array_equal(lower.get_lines()[0].get_ydata(), found.losses)
+    assert upper.get_ylim()[1] > found.values.max()
+    names = [text.get_text() for text in upper.get_legend().get_texts()]
+    assert names == (["largest", "the next"] if infinite else ["largest", "threshold", "the next"])
+    pyplot.close(upper.figure)

@@ -19,7 +19,7 @@ from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._orbit import step_identity
 from jvp_ops.dynamics._track_result import Tracking
 from jvp_ops.eigen import eigenpairs
-from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
 from jvp_ops.maps import MinibatchSGD
 from jvp_ops.operators import HessianOperator
 from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint
@@ -208,8 +208,8 @@ class _Tracker:
                         reason = f"max_seconds={max_seconds:g}"
                     if not reason:
                         count = min(every, steps - self.done)
-                        self.state = self.f.run(self.state, steps=count, first=self.request["first"] + self.done)
-                        self.done += count
+                        state = self.f.run(self.state, steps=count, first=self.request["first"] + self.done)
+                        self.state, self.done = state, self.done + count
                         bar.update(count)
                         self._save(late=True)
         except KeyboardInterrupt:
@@ -238,19 +238,26 @@ class _Tracker:
             operator, seen = self.optimizer.loss.hessian(theta), g
         start = self.vectors if request["warm"] else None
         verify = start is None or len(self.table) % request["verify_every"] == 0
-        pairs = eigenpairs(
-            operator,
-            k,
-            request["which"],
-            method="lanczos",
-            tol=request["tol"],
-            float64=request["float64"],
-            verify=verify,
-            block=None if verify else max(2, k),  # as wide as the start: more would be random
-            start=start,
-            rng=np.random.default_rng([request["seed"], len(self.table)]),
-        )
+        try:
+            pairs = eigenpairs(
+                operator,
+                k,
+                request["which"],
+                method="lanczos",
+                tol=request["tol"],
+                float64=request["float64"],
+                verify=verify,
+                block=None if verify else max(2, k),  # as wide as the start: more would be random
+                start=start,
+                rng=np.random.default_rng([request["seed"], len(self.table)]),
+            )
+        except ConvergenceError:  # there was no product before the interruption
+            if not self.table:
+                raise
+            return False
         if pairs.stopped == "cancelled":
+            if not self.table:
+                raise KeyboardInterrupt
             return False
         X, before = pairs.vectors.double(), None if self.vectors is None else self.vectors.double()
         length = float(vector_norm(seen.double()))
