@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 SLACK = 1e3  # units of the last place within which products of Df and of H have to agree
 FAR = 1e9  # αh
+LOOSE = 1e-2  # the tolerance of an end that is looked at only to see that it does not matter
 MORE = 3  # rounds of asking for more of H before giving up on an interior maximum
 
 
@@ -60,12 +61,12 @@ class _Ends:
     max_products: int | None
     deadline: float | None
 
-    def ask(self, end: str, count: int, start: Tensor | None) -> bool:
+    def ask(self, end: str, count: int, start: Tensor | None, **loosely: Any) -> bool:
         """Solve one end for so many, from what is known of it; False where the budget forbids it."""
         count = min(count, self.base.shape[0] - 1)
         if end in self.parts and len(self.parts[end]) >= count:
             return True
-        budget: dict[str, Any] = {}
+        budget: dict[str, Any] = dict(loosely)
         if self.max_products is not None:
             budget["max_products"] = self.max_products - sum(part.products for part in self.parts.values())
         if self.deadline is not None:
@@ -199,9 +200,13 @@ def _solve_ends(ends: _Ends, request: Request, start: Tensor | None) -> bool:
         return False
     if merits(coupling, _far(coupling, second), request.which) < least() - 1e-6:
         return True  # no h of that end, however far out, comes up to them
-    if not ends.ask(second, 1, None):
+    if not ends.ask(second, 1, None, tol=LOOSE):
         return False
-    return beaten(ends.values(second)[0]) or ends.ask(second, k, None)
+    outermost = ends.parts.pop(second)
+    if outermost.stopped in ("cancelled", "max_products", "max_seconds"):
+        return False
+    outward = outermost.bounds[0] if second == "LA" else -outermost.bounds[0]
+    return beaten(outermost.values[0] + outward) or ends.ask(second, k, outermost.vectors)
 
 
 def _far(coupling: Coupling, end: str) -> Floats:
