@@ -52,10 +52,12 @@ if TYPE_CHECKING:
     from jvp_ops.dynamics import LyapunovSpectrum as LyapunovSpectrum
     from jvp_ops.dynamics import Orbit as Orbit
     from jvp_ops.dynamics import TangentSystem as TangentSystem
+    from jvp_ops.dynamics import Tracking as Tracking
     from jvp_ops.dynamics import covariant_vectors as covariant_vectors
     from jvp_ops.dynamics import finite_time_exponents as finite_time_exponents
     from jvp_ops.dynamics import local_growth as local_growth
     from jvp_ops.dynamics import lyapunov_spectrum as lyapunov_spectrum
+    from jvp_ops.dynamics import track_eigenpairs as track_eigenpairs
     from jvp_ops.eigen import Cluster as Cluster
     from jvp_ops.eigen import Eigenpairs as Eigenpairs
     from jvp_ops.eigen import Inertia as Inertia
@@ -92,10 +94,12 @@ _HOME = {
     "LyapunovSpectrum": "jvp_ops.dynamics",
     "Orbit": "jvp_ops.dynamics",
     "TangentSystem": "jvp_ops.dynamics",
+    "Tracking": "jvp_ops.dynamics",
     "covariant_vectors": "jvp_ops.dynamics",
     "finite_time_exponents": "jvp_ops.dynamics",
     "local_growth": "jvp_ops.dynamics",
     "lyapunov_spectrum": "jvp_ops.dynamics",
+    "track_eigenpairs": "jvp_ops.dynamics",
     "Eigenpairs": "jvp_ops.eigen",
     "SolveStatus": "jvp_ops.eigen",
     "Inertia": "jvp_ops.eigen",

@@ -141,6 +141,89 @@ def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) ->
     return ax
 
 
+def plot_growth(steps: ArrayLike, growth: ArrayLike, exponents: ArrayLike | None = None, *, axes: Any = None) -> Any:
+    """Draw growth step by step beside the finite-time exponents of the whole window, by rank.
+
+    Parameters
+    ----------
+    steps : array, shape (steps,)
+        Their numbers.
+    growth : array, shape (steps, k)
+        As `local_growth` gives it.
+    exponents : array, shape (k,), optional
+        As `finite_time_exponents` gives them; the mean growth of the frame is drawn beside them.
+    axes : pair of matplotlib axes, optional
+        Where to draw.
+    """
+    growth = np.asarray(growth)
+    axes = _subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(2, 1)) if axes is None else axes
+    plot_local_growth(steps, growth, ax=axes[0])
+    rank = np.arange(1, growth.shape[1] + 1)
+    if exponents is not None:
+        axes[1].plot(rank, exponents, "o", ms=5, color=BLUE, label="finite-time exponents")
+    means = growth.mean(axis=0)
+    axes[1].plot(rank, np.where(np.isfinite(means), means, np.nan), "x", ms=5, color=ORANGE, label="mean of the frame")
+    axes[1].axhline(0, color=GREY, lw=0.8, ls=":")
+    axes[1].set(xlabel="rank", ylabel="exponent per step")
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
+    axes[1].margins(y=0.25)
+    axes[1].legend(frameon=False, fontsize="small")
+    return axes
+
+
+def plot_tracking(
+    steps: ArrayLike,
+    values: ArrayLike,
+    thresholds: ArrayLike,
+    losses: ArrayLike,
+    *,
+    label: str = "eigenvalues of $H$",
+    axes: Any = None,
+) -> Any:
+    """Draw eigenvalues along training with the threshold of stability, above the loss on a logarithmic scale.
+
+    Parameters
+    ----------
+    steps : array, shape (rows,)
+        Numbers of the steps.
+    values : array, shape (rows, k)
+        Eigenvalues, the leading one first; it is drawn strongest.
+    thresholds, losses : array, shape (rows,)
+        The threshold at each step (not drawn where infinite), and the loss.
+    label : str
+        Of the eigenvalues' axis.
+    axes : pair of matplotlib axes, optional
+        Where to draw.
+    """
+    steps, values, thresholds, losses = (np.asarray(array) for array in (steps, values, thresholds, losses))
+    if axes is None:
+        axes = _subplots(2, 1, figsize=(4.6, 4.0), sharex=True, height_ratios=(2, 1))
+    upper, lower = axes
+    others = [] if values.shape[1] == 1 else ["the next"] if values.shape[1] == 2 else [f"next {values.shape[1] - 1}"]
+    first = upper.plot(steps, values[:, 0], color=BLUE, lw=1.4, zorder=3)
+    lines = [first[0], *upper.plot(steps, values[:, 1:], color=GREY, lw=0.7, alpha=0.7)[: len(others)]]
+    names, high, finite = ["largest", *others], values.max(), np.isfinite(thresholds)
+    late = values[len(values) // 20 :].max()  # a start far above all else may leave the frame
+    if finite.any() and thresholds[finite].min() < 20 * late:
+        drawn = np.where(finite, thresholds, np.nan)
+        lines[1:1] = upper.plot(steps, drawn, color=ORANGE, lw=1.2, ls="--", zorder=4)
+        names.insert(1, "threshold")
+        late = max(late, np.nanmax(drawn)) if np.nanmax(drawn) < 20 * late else late
+    upper.set_ylim(min(0.0, 1.05 * values.min()), 1.25 * (high if high < 1.5 * late else late))
+    upper.legend(lines, names, frameon=False, fontsize="small", ncols=len(names), loc="upper right")
+    upper.set_ylabel(label)
+    lower.plot(steps, losses, color="black", lw=1)
+    if (losses > 0).all():
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        lower.set_yscale("log")
+        lower.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if losses.max() < 30 * losses.min() else (1,)))
+        lower.yaxis.set_major_formatter("{x:g}")
+        lower.yaxis.set_minor_formatter(NullFormatter())
+    lower.set(xlabel="step", ylabel="loss", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
+    return axes
+
+
 def _groups(values: Any, distance: float) -> list[list[int]]:
     """Group the finite values that lie closer than `distance` to the first of their group."""
     groups: list[list[int]] = []

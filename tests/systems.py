@@ -28,16 +28,6 @@ def linear(matrix, *, dtype=DOUBLE):
     return f, torch.ones(len(matrix), dtype=dtype)
 
 
-def heavy_ball(slope, size, *, lr=1.0, beta):
-    """(θ, v) → (θ + v', v') with v' = βv − α L'(θ)."""
-
-    def step(s):
-        v = beta * s[size:] - lr * slope(s[:size])
-        return torch.cat([s[:size] + v, v])
-
-    return jo.FunctionMap(step, size=2 * size, dtype="float64")
-
-
 def rotation(n, seed=0):
     return torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE))[0]
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from systems import DOUBLE, Cocycle, cat, dense_product, heavy_ball, henon, linear, network, rotation, twisted
+from systems import DOUBLE, Cocycle, cat, dense_product, henon, linear, network, rotation, twisted
 
 import jvp_ops as jo
 from jvp_ops.dynamics._product_svd import product_svd
@@ -81,14 +81,6 @@ def test_over_200_steps_they_are_other_numbers_than_qr_exponents():
 def test_the_cat_map_has_its_exponents_over_any_window():
     growth = jo.finite_time_exponents(jo.Orbit(*cat(), steps=300), k=2)
     np.testing.assert_allclose(growth.values, math.log((3 + 5**0.5) / 2) * np.array([1, -1]), rtol=1e-12)
-
-
-def test_heavy_balls_logarithms_pair_to_the_momentum():
-    h = torch.tensor([0.3, 1.0, 2.2], dtype=DOUBLE)
-    f = heavy_ball(lambda x: h * torch.sin(x) + 0.1 * x.sum() ** 2, 3, lr=0.2, beta=0.9)
-    orbit = jo.Orbit(f, torch.tensor([0.3, -0.2, 0.1, 0, 0, 0], dtype=DOUBLE), steps=50)
-    logs = jo.finite_time_exponents(orbit, k=6).log_singular_values
-    np.testing.assert_allclose(logs + logs[::-1], 50 * math.log(0.9), rtol=1e-10)
 
 
 def test_a_cluster_that_the_block_cuts_is_reported_as_not_converged():

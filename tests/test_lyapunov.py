@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from systems import DOUBLE, GOLDEN, Cocycle, cat, cubics, heavy_ball, henon, linear, logistic_exponent, twisted
+from systems import DOUBLE, GOLDEN, Cocycle, cat, cubics, henon, linear, logistic_exponent, twisted
 
 import jvp_ops as jo
 from jvp_ops.dynamics import kaplan_yorke
@@ -35,21 +35,6 @@ def test_the_henon_map(henon_spectrum):
     assert henon_spectrum.positive_sum == henon_spectrum.values[0]
 
 
-def test_heavy_ball_with_negative_momentum_is_the_henon_map():
-    f = heavy_ball(lambda x: 0.7 * x - 1 + 1.4 * x**2, 1, beta=-0.3)
-    spectrum = jo.lyapunov_spectrum(f, torch.tensor([0.1, 0.0], dtype=DOUBLE), k=2, steps=2000, transient=100)
-    assert agrees(spectrum, HENON)
-    assert abs(spectrum.values.sum() - math.log(0.3)) < 1e-12
-
-
-def test_heavy_ball_on_a_cosine_is_the_standard_map_and_keeps_area():
-    f = heavy_ball(lambda x: -10 * torch.sin(x), 1, beta=1.0)
-    spectrum = jo.lyapunov_spectrum(f, torch.tensor([0.3, 0.2], dtype=DOUBLE), k=2, steps=2000)
-    assert abs(spectrum.values[0] - math.log(5)) < 4 * spectrum.errors[0] + 0.02  # ln(K/2), to order 1/K²
-    assert abs(spectrum.values.sum()) < 1e-11
-    assert abs(spectrum.kaplan_yorke - 2) < 1e-12
-
-
 def test_arnolds_cat_map():
     spectrum = jo.lyapunov_spectrum(*cat(), k=2, steps=200, transient=40)
     np.testing.assert_allclose(spectrum.values, [GOLDEN, -GOLDEN], rtol=0, atol=1e-13)
@@ -69,26 +54,6 @@ def test_a_rotated_sum_of_cubics_has_the_exponents_of_its_logistic_maps():
     np.testing.assert_allclose(spectrum.values[2:], expected[2:5], rtol=0, atol=1e-6)
     assert spectrum.positive_count == 2
     assert abs(spectrum.kaplan_yorke - (4 + sum(expected[:4]) / -expected[4])) < 0.05
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.5])
-def test_on_a_quadratic_loss_they_are_the_logarithms_of_the_roots(beta):
-    h = torch.tensor([0.05, 1.2, 3.9], dtype=DOUBLE)
-    f = heavy_ball(lambda x: h * x, 3, lr=0.8, beta=beta) if beta else None
-    f = f or jo.GradientDescent(jo.FunctionLoss(lambda x: (h * x**2).sum() / 2, size=3, dtype="float64"), lr=0.8)
-    roots = np.concatenate([np.roots([1, -(1 + beta - 0.8 * x), beta]) for x in h.tolist()])
-    expected = np.sort(np.log(np.abs(roots[roots != 0])))[::-1]
-    start = torch.full((f.parameters.size,), 1e-3, dtype=DOUBLE)
-    spectrum = jo.lyapunov_spectrum(f, start, k=len(expected), steps=400, transient=300)
-    np.testing.assert_allclose(spectrum.values, expected, rtol=0, atol=1e-2 if beta else 1e-12)
-    if beta:
-        assert abs(spectrum.values.sum() - 3 * math.log(beta)) < 1e-12
-
-
-def test_one_dimensional_sgd_on_two_samples_averages_their_exponents():
-    f = Cocycle([[[1 - 0.3 * 0.5]], [[1 - 0.3 * 5.0]]])
-    spectrum = jo.lyapunov_spectrum(f, torch.ones(1, dtype=DOUBLE), k=1, steps=100)
-    np.testing.assert_allclose(spectrum.values, [(math.log(0.85) + math.log(0.5)) / 2], rtol=1e-14)
 
 
 def test_the_jacobian_and_not_its_transpose_goes_forward_in_time():

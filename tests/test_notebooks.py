@@ -10,7 +10,7 @@ nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pi
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FIGURES = {"01_leading_eigenvalues": 2}
+FIGURES = {"01_leading_eigenvalues": 2, "02_edge_of_stability": 2}
 MACHINE_PATH = re.compile(r"(?<![\w./:])(/(home|Users|root|tmp|work|mnt|opt|usr|var|private)\b|[A-Z]:[\\/])")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

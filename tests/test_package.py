@@ -56,6 +56,7 @@ NAMES = {
     "Parameter",
     "Parameters",
     "RMSProp",
+    "Tracking",
     "TwoLayerLoss",
     "covariant_vectors",
     "eigenpairs",
@@ -65,6 +66,7 @@ NAMES = {
     "load_mnist",
     "local_growth",
     "lyapunov_spectrum",
+    "track_eigenpairs",
 }
 
 

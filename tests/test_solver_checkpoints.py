@@ -78,7 +78,6 @@ def test_a_finished_solve_is_resumed_at_once(case, tmp_path):
 def test_a_checkpoint_of_another_operator_or_request_is_refused(tmp_path):
     path = tmp_path / "state.npz"
     jo.eigenpairs(laplacian(200).operator, 4, "LA", checkpoint=path, max_products=60)
-    lowest = jo.eigenpairs(laplacian(200).operator, 1, "SA", method="dense")
     other = [
         (spectrum("decaying", 200).operator, 4, "LA", {}),
         (laplacian(200, dtype="float32").operator, 4, "LA", {}),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jvp_ops._version import __version__
-from jvp_ops.cli import _data, _dense, _spectrum
+from jvp_ops.cli import _data, _dense, _growth, _lyapunov, _sharpness, _spectrum
 from jvp_ops.errors import JvpOpsError
 
 
@@ -28,6 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands: Any = parser.add_subparsers(dest="command", required=True, metavar="command")
     _spectrum.add_parser(commands)
     _dense.add_parser(commands)
+    _sharpness.add_parser(commands)
+    _lyapunov.add_parser(commands)
+    _growth.add_parser(commands)
     _data.add_parser(commands)
     return parser
 

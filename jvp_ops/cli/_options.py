@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 DATA = ("digits", "mnist", "fashion-mnist")
 
 
-def add_problem_options(parser: argparse.ArgumentParser) -> None:
+def add_problem_options(
+    parser: argparse.ArgumentParser, *, lr: float | None = 0.1, steps: int = 100, steps_are: str = "of training first"
+) -> None:
     """Add what says which network is trained on which data, and how."""
     problem = parser.add_argument_group("the training step")
     problem.add_argument("--data", choices=DATA, default="digits", help="default: digits, which come with the package")
     problem.add_argument("--samples", type=int, metavar="N", help="train on N samples drawn at random; default: all")
     problem.add_argument("--hidden", type=int, default=50, metavar="N", help="hidden units; default: 50")
-    problem.add_argument("--lr", type=float, default=0.1, metavar="α", help="learning rate; default: 0.1")
+    rate = "by optimizer" if lr is None else lr
+    problem.add_argument("--lr", type=float, default=lr, metavar="α", help=f"learning rate; default: {rate}")
     problem.add_argument("--weight-decay", type=float, default=0.0, metavar="ω", help="default: 0")
-    problem.add_argument("--steps", type=int, default=100, metavar="N", help="steps of training first; default: 100")
+    problem.add_argument("--steps", type=int, default=steps, metavar="N", help=f"steps {steps_are}; default: {steps}")
     problem.add_argument("--scale", type=float, metavar="S", help="start from S times standard normal numbers")
     problem.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     problem.add_argument("--device", default="cpu", help="cpu (default) or cuda")

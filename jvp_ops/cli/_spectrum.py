@@ -5,10 +5,10 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress, two_layer_loss
+from jvp_ops.cli._output import run_folder
 from jvp_ops.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
@@ -91,11 +91,10 @@ class Spectrum:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write the run folder, and print."""
-    from jvp_ops.store import prepare_run_folder, save_run
+    from jvp_ops.store import save_run
 
     check_positive(arguments.k, "--k")
-    folder = _fresh_folder(arguments.data) if arguments.out is None else Path(arguments.out)
-    prepare_run_folder(folder)
+    folder = run_folder(arguments)
     found = compute(arguments)
     arrays = {
         f"{end}_{name}": array
@@ -210,12 +209,3 @@ def _stability(found: Spectrum) -> str:
     if h - bound <= found.threshold:
         return f"{value}, at {threshold}: the bound does not tell on which side"
     return f"{value}, above {threshold}: Df has an eigenvalue under −1, along which the step overshoots and grows"
-
-
-def _fresh_folder(data: str) -> Path:
-    name = f"spectrum-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = Path("runs") / name, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder

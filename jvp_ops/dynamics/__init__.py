@@ -10,3 +10,5 @@ from jvp_ops.dynamics._spectrum import lyapunov_spectrum as lyapunov_spectrum
 from jvp_ops.dynamics._spectrum_result import LyapunovSpectrum as LyapunovSpectrum
 from jvp_ops.dynamics._spectrum_result import kaplan_yorke as kaplan_yorke
 from jvp_ops.dynamics._tangent import TangentSystem as TangentSystem
+from jvp_ops.dynamics._track import track_eigenpairs as track_eigenpairs
+from jvp_ops.dynamics._track_result import Tracking as Tracking

@@ -59,7 +59,9 @@ class Eigenpairs:
     history : ndarray, shape (checks, 3)
         Products, converged pairs and the largest residual relative to ‖A‖, at each look at the Ritz values.
     hessian_values, hessian_bounds : ndarray or None
-        For A = shift·I + scale·H: the eigenvalues h of H that the values were mapped from, and their bounds.
+        For A = shift·I + scale·H: the eigenvalues h of H that the values were mapped from, and their bounds. For
+        `HeavyBall` and `Nesterov`: the h that each of the values stands over; `bounds` are then mapped from them, so
+        that they hold at once where no two intervals of H overlap, and are NaN for members of `clusters`.
     notes : tuple of str
         What a reader should know: a tolerance under the rounding level, a budget that ran out.
     parameters : Parameters
@@ -130,6 +132,8 @@ class Eigenpairs:
 
     def certificate(self) -> str:
         """Say in a few words what is proved."""
+        if np.iscomplexobj(self.values) and self.hessian_values is not None:
+            return "none missed (proved)" if self.complete else "bounds are mapped from H's intervals"
         if np.iscomplexobj(self.values):
             return "residuals are backward errors" if self.condition is None else "bounds are of first order"
         return "none missed (proved)" if self.complete else "intervals hold; that none was missed is not proved"

@@ -30,6 +30,7 @@ from jvp_ops.eigen._iterate import (
 from jvp_ops.eigen._krylov import Krylov
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._outcome import are_converged, mapped, notes_on, outcome
+from jvp_ops.eigen._phase_space import phase_space_pairs
 from jvp_ops.eigen._proof import Proof, memory_for_proof, prove
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
@@ -70,7 +71,8 @@ def eigenpairs(
     Parameters
     ----------
     operator : JacobianOperator, HessianOperator or GaussNewtonOperator
-        Square. `symmetric` chooses the solver. Where it is shift·I + scale·H, H is solved for and mapped.
+        Square. `symmetric` chooses the solver. Where it is shift·I + scale·H, H is solved for and mapped; so it is
+        by ``auto`` for the Jacobian of `HeavyBall` and `Nesterov`, two eigenvalues over each of H.
     k : int
         How many, below n; with ``method="dense"`` at most n. Of a non-symmetric operator one more comes where the
         cut would split a conjugate pair.
@@ -179,6 +181,30 @@ def eigenpairs(
         n = operator.shape[0]
         what, remedy = f"a proof by the dense matrix of order {n}", "leave prove_complete out, or take a block"
         require(memory_for_proof(n), free_bytes(torch.device("cpu")), what, remedy)
+    inside = None
+    if operator.phase_space is not None and method == "auto" and deflate is None and checkpoint is None:
+
+        def solve(H: TensorOperator, k: int, which: str, *, method: str = "auto", **given: Any) -> Eigenpairs:
+            own: dict[str, Any] = {"tol": tol, "float64": float64, "rng": rng, "progress": progress, "method": method}
+            if method == "auto":
+                own |= {"verify": verify, "block": block, "basis_dtype": basis_dtype, "callback": callback}
+                own |= {"method": "lanczos", "max_memory": max_memory, **given}
+            return eigenpairs(H, k, which, **own)
+
+        iterate = any(value is not None for name, value in iterative.items() if name not in ("resume", "start"))
+        pairs = phase_space_pairs(
+            operator,
+            request,
+            solve,
+            start=start,
+            float64=float64,
+            iterate=iterate,
+            max_products=max_products,
+            max_seconds=max_seconds,
+        )
+        if pairs is not None:
+            return pairs
+        inside = "what is asked for lies inside of H's spectrum, not at its ends: Df itself was solved"
     affine, random = operator.affine, generator(rng)
     solved = affine.base if affine is not None else operator
     target = Target(which) if affine is None else Target(which, affine.shift, affine.scale)
@@ -198,6 +224,7 @@ def eigenpairs(
             "no condition numbers: the left eigenvectors were not found, or are of other eigenvalues (a tie at the "
             "cut): raise the budget, or ask for another k",
         )
+    notes += () if inside is None else (inside,)
     if affine is not None:
         result = mapped(result, affine.shift, affine.scale)
     return replace(

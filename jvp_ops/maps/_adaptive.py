@@ -12,7 +12,9 @@ from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses import Loss
 from jvp_ops.maps._clip import clip_to
 from jvp_ops.maps._optimizer import OptimizerMap
+from jvp_ops.maps._preconditioned import preconditioned
 from jvp_ops.maps._schedule import LearningRate, checked_step, rate_at
+from jvp_ops.operators import HessianOperator
 
 
 class RMSProp(OptimizerMap):
@@ -96,6 +98,10 @@ class RMSProp(OptimizerMap):
             theta, v = self._parts(self._checked(state))
             g = clip_to(self.loss.gradient(theta), self.clip) + self.weight_decay * theta
             return 1 / (_root(self.alpha * v + (1 - self.alpha) * g**2) + self.eps)
+
+    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+        """Make P^½ (H + ωI) P^½ of step number `step` as an operator."""
+        return preconditioned(super().curvature(state, step), self.preconditioner(state, step), self.weight_decay)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable: 2/α; infinite at α = 0."""
@@ -199,6 +205,11 @@ class Adam(OptimizerMap):
             theta, _, v = self._parts(self._checked(state))
             g = self._with_decay(theta, clip_to(self.loss.gradient(theta), self.clip))
             return 1 / self._divisor(self.betas[1] * v + (1 - self.betas[1]) * g**2, checked_step(step))
+
+    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+        """Make P^½ (H + ωI) P^½ of step number `step` as an operator; without ω where it is decoupled."""
+        decay = 0.0 if self._decoupled else self.weight_decay
+        return preconditioned(super().curvature(state, step), self.preconditioner(state, step), decay)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable, v standing still.

@@ -13,7 +13,8 @@ from jvp_ops.losses import Loss
 from jvp_ops.maps._clip import clip_to
 from jvp_ops.maps._optimizer import OptimizerMap, joined
 from jvp_ops.maps._schedule import LearningRate, rate_at
-from jvp_ops.maps._spectrum import curvatures, roots
+from jvp_ops.maps._spectrum import curvatures
+from jvp_ops.operators import Coupling
 
 
 class HeavyBall(OptimizerMap):
@@ -118,10 +119,7 @@ class HeavyBall(OptimizerMap):
         numpy.ndarray, complex, shape (..., 2)
             The larger modulus first; of a complex pair, the one above the real axis.
         """
-        lr = rate_at(self.lr, step)
-        curvature = curvatures(h) + self.weight_decay
-        trace = 1 + self.momentum - lr * self._gain * curvature
-        return roots(trace, np.full_like(trace, self.momentum))
+        return self._coupling(rate_at(self.lr, step)).eigenvalues(curvatures(h))
 
     def threshold(self, step: int = 0) -> float:
         """Give the sharpness h at which an eigenvalue of Df passes −1: 2(1 + β)/((1 − τ)α) − ω.
@@ -130,6 +128,10 @@ class HeavyBall(OptimizerMap):
         """
         rate = rate_at(self.lr, step) * self._gain
         return 2 * (1 + self.momentum) / rate - self.weight_decay if rate > 0 else math.inf
+
+    def _coupling(self, lr: float) -> Coupling:
+        gain, decay = self._gain, self._gain * self.weight_decay
+        return Coupling(((1 - lr * decay, -lr * self.momentum), (decay, self.momentum)), (-lr * gain, gain))
 
     def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
         theta, v = parts
@@ -207,13 +209,17 @@ class Nesterov(OptimizerMap):
 
     def phase_space_eigenvalues(self, h: ArrayLike | Tensor, step: int = 0) -> NDArray[np.complex128]:
         """Turn eigenvalues h of the loss's Hessian into the two of Df over each; as in `HeavyBall`."""
-        remains = 1 - rate_at(self.lr, step) * (curvatures(h) + self.weight_decay)
-        return roots((1 + self.momentum) * remains, self.momentum * remains)
+        return self._coupling(rate_at(self.lr, step)).eigenvalues(curvatures(h))
 
     def threshold(self, step: int = 0) -> float:
         """Give the sharpness h at which an eigenvalue of Df passes −1: (2 + 2β)/((1 + 2β)α) − ω; infinite at α = 0."""
         rate = rate_at(self.lr, step) * (1 + 2 * self.momentum)
         return (2 + 2 * self.momentum) / rate - self.weight_decay if rate else math.inf
+
+    def _coupling(self, lr: float) -> Coupling:
+        both = lr * (1 + self.momentum)
+        matrix = ((1 - both * self.weight_decay, -lr * self.momentum**2), (self.weight_decay, self.momentum))
+        return Coupling(matrix, (-both, 1.0))
 
     def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
         theta, v = parts

@@ -14,7 +14,7 @@ from jvp_ops.losses import Loss
 from jvp_ops.maps._clip import Clipping, checked_clip, clip_to, clipping_at
 from jvp_ops.maps._run import run
 from jvp_ops.maps._schedule import LearningRate, checked_lr, lr_identity, lr_text, rate_at
-from jvp_ops.operators import JacobianOperator, Linearization
+from jvp_ops.operators import Coupling, HessianOperator, JacobianOperator, Linearization, PhaseSpace
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
@@ -158,6 +158,7 @@ class OptimizerMap:
         inside, by_gradient = _diagonals(lambda parts, g: self._update(parts, g, lr, step), parts, g)
         curvature = hessian.linearization
         apply, adjoint = _products(inside, by_gradient, curvature.apply, clipping)
+        coupling = self._coupling(lr) if clipping is None else None
 
         def in_float64() -> JacobianOperator:
             return self._in_float64().jacobian(frozen.to(torch.float64), step)
@@ -173,8 +174,17 @@ class OptimizerMap:
                 symmetric=False,
                 identity=lambda: self._identity_at(lr, step, frozen, hessian),
                 in_float64=None if curvature.in_float64 is None else in_float64,
+                phase_space=None if coupling is None else PhaseSpace(coupling, hessian),
             )
         )
+
+    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+        """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.
+
+        For `RMSProp`, `Adam` and `AdamW` it is that of the coordinates P^{-½}θ, P^½ (H + ωI) P^½ with P the
+        preconditioner of step number `step` (for `AdamW` without ω).
+        """
+        return self.loss.hessian(self.theta(state))
 
     def over(self, loss: Loss) -> Self:
         """Make the same optimizer of another loss of the same parameters."""
@@ -189,6 +199,10 @@ class OptimizerMap:
     def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
         """Update (θ, slots) by the clipped gradient g, elementwise."""
         raise NotImplementedError
+
+    def _coupling(self, lr: float) -> Coupling | None:
+        """Give the numbers that Df is made of beside H, where it is made of numbers."""
+        return None
 
     def _refuse_kinks(self, parts: Sequence[Tensor], g: Tensor, step: int) -> None:
         """Refuse a state at which a derivative of the update is infinite."""

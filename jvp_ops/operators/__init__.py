@@ -12,4 +12,6 @@ from jvp_ops.operators._kinds import JacobianOperator as JacobianOperator
 from jvp_ops.operators._linearization import Affine as Affine
 from jvp_ops.operators._linearization import Linearization as Linearization
 from jvp_ops.operators._linearization import Panels as Panels
+from jvp_ops.operators._phase_space import Coupling as Coupling
+from jvp_ops.operators._phase_space import PhaseSpace as PhaseSpace
 from jvp_ops.operators._tensor_operator import TensorOperator as TensorOperator

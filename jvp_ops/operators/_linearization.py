@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jvp_ops.errors import InputError
+from jvp_ops.operators._phase_space import PhaseSpace
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
@@ -72,6 +73,8 @@ class Linearization:
         Returns the operator of the same map computed in float64; for measuring the rounding of this one.
     affine : Affine, optional
         How A follows from a simpler symmetric operator.
+    phase_space : PhaseSpace, optional
+        How A, on a state of two parts, follows from a symmetric operator on the first.
     panels : Panels, optional
         A faster way to the leading block, for dense assembly.
     """
@@ -87,6 +90,7 @@ class Linearization:
     in_float64: "Callable[[], TensorOperator] | None" = None
     affine: Affine | None = None
     panels: Panels | None = None
+    phase_space: PhaseSpace | None = None
 
     @classmethod
     def symmetric_of(
@@ -113,6 +117,7 @@ def block_of(whole: Linearization, rows: str | Sequence[str], columns: str | Seq
         in_float64=None if in_float64 is None else lambda: in_float64().block(rows, columns),
         affine=replace(affine, base=affine.base.block(rows, columns)) if affine is not None and diagonal else None,
         panels=panels if leads else None,
+        phase_space=None,
     )
 
 
@@ -137,6 +142,7 @@ def selection_of(whole: Linearization, rows: Tensor, columns: Tensor) -> Lineari
         in_float64=None,
         affine=None,
         panels=None,
+        phase_space=None,
     )
 
 

@@ -16,6 +16,7 @@ from jvp_ops._random import generator, normal
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.operators._dense import assemble, assemble_into
 from jvp_ops.operators._linearization import Affine, Linearization, Product, block_of, numbers_of, selection_of
+from jvp_ops.operators._phase_space import PhaseSpace
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import fingerprint
 
@@ -101,6 +102,11 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def affine(self) -> Affine | None:
         """The identity A = shift·I + scale·base, where there is one."""
         return self.linearization.affine
+
+    @property
+    def phase_space(self) -> PhaseSpace | None:
+        """The identity A = (2 × 2 numbers) ⊗ I + b e₁ᵀ ⊗ base, where there is one."""
+        return self.linearization.phase_space
 
     def identity(self) -> dict[str, Any]:
         """All that the operator depends on, as a JSON-able dict: what its fingerprint is made of."""

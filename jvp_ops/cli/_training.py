@@ -1,0 +1,110 @@
+"""Options that say which optimizer trains which network, and what they make."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from jvp_ops.cli._options import two_layer_loss
+from jvp_ops.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from jvp_ops.data import Dataset
+    from jvp_ops.losses import ModelLoss, TwoLayerLoss
+    from jvp_ops.maps import MinibatchSGD
+    from jvp_ops.maps._optimizer import OptimizerMap
+
+RATES = {"gd": 0.1, "heavy-ball": 0.05, "nesterov": 0.05, "rmsprop": 0.001, "adam": 0.001, "adamw": 0.001}
+NETWORKS = ("two-layer", "tanh")
+
+
+def add_training_options(parser: argparse.ArgumentParser, *, network: str) -> None:
+    """Add the network, its optimizer, and what the optimizer takes beside the learning rate."""
+    training = parser.add_argument_group("the network and its optimizer")
+    training.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default=network,
+        help="two-layer: sigmoid, cross-entropy, closed form; tanh: two hidden tanh layers, squared errors; "
+        f"default: {network}",
+    )
+    training.add_argument("--optimizer", choices=tuple(RATES), default="gd", help="default: gd")
+    training.add_argument("--momentum", type=float, metavar="β", help="of heavy-ball and nesterov; default: 0.9")
+    training.add_argument("--dampening", type=float, metavar="τ", help="of heavy-ball; default: 0")
+    training.add_argument(
+        "--betas", type=float, nargs=2, metavar=("β₁", "β₂"), help="of adam and adamw; default: 0.9 0.999"
+    )
+    training.add_argument("--beta2", type=float, metavar="β₂", help="of rmsprop; default: 0.99")
+    training.add_argument("--eps", type=float, metavar="ε", help="of rmsprop, adam and adamw; default: 1e-8")
+    training.add_argument("--clip", type=float, metavar="C", help="clip the gradient to this norm; default: no")
+    training.add_argument("--batch-size", type=int, metavar="N", help="train on batches of N; default: full batches")
+
+
+def optimizer_of(arguments: argparse.Namespace, loss: "TwoLayerLoss | ModelLoss") -> "OptimizerMap | MinibatchSGD":
+    """Make the map that was asked for; options of other optimizers are refused."""
+    from jvp_ops.maps import Adam, AdamW, GradientDescent, HeavyBall, MinibatchSGD, Nesterov, RMSProp
+
+    name = arguments.optimizer
+    takes = {
+        "momentum": ("heavy-ball", "nesterov"),
+        "dampening": ("heavy-ball",),
+        "betas": ("adam", "adamw"),
+        "beta2": ("rmsprop",),
+        "eps": ("rmsprop", "adam", "adamw"),
+    }
+    for option, owners in takes.items():
+        if getattr(arguments, option) is not None and name not in owners:
+            raise InputError(f"--{option} is of --optimizer {' and '.join(owners)}, not of {name}")
+    given = {option: getattr(arguments, option) for option in takes if getattr(arguments, option) is not None}
+    if name in ("heavy-ball", "nesterov"):
+        given.setdefault("momentum", 0.9)
+    if "beta2" in given:
+        given["alpha"] = given.pop("beta2")
+    makers: dict[str, Any] = {"gd": GradientDescent, "heavy-ball": HeavyBall, "nesterov": Nesterov}
+    makers |= {"rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
+
+    def made(loss: Any) -> "OptimizerMap":
+        f: OptimizerMap = makers[name](
+            loss, arguments.lr, clip=arguments.clip, weight_decay=arguments.weight_decay, **given
+        )
+        return f
+
+    if arguments.batch_size is None:
+        return made(loss)
+    return MinibatchSGD(loss, arguments.batch_size, optimizer=made, rng=arguments.seed)
+
+
+def network_of(data: "Dataset", arguments: argparse.Namespace) -> "tuple[TwoLayerLoss | ModelLoss, Tensor]":
+    """Make the loss and the start θ that were asked for."""
+    if arguments.network == "two-layer":
+        loss = two_layer_loss(data, arguments)
+        return loss, loss.initial(arguments.seed, scale=arguments.scale)
+    import torch
+
+    from jvp_ops._checks import positive_int, resolve_device, resolve_dtype
+    from jvp_ops.losses import ModelLoss
+
+    if arguments.scale is not None:
+        raise InputError("--scale is of --network two-layer: the tanh network starts as torch's layers do")
+    device, dtype = resolve_device(arguments.device), resolve_dtype(arguments.dtype)
+    inputs = torch.tensor(data.inputs, dtype=dtype, device=device)
+    targets = torch.nn.functional.one_hot(torch.tensor(data.labels).long(), data.classes).to(device, dtype)
+    width, Linear, Tanh = positive_int(arguments.hidden, "--hidden"), torch.nn.Linear, torch.nn.Tanh
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arguments.seed)
+        layers = [Linear(inputs.shape[1], width), Tanh(), Linear(width, width), Tanh(), Linear(width, data.classes)]
+    model = torch.nn.Sequential(*layers).to(device, dtype)
+    tanh = ModelLoss(model, torch.nn.functional.mse_loss, (inputs, targets), max_memory=arguments.max_memory)
+    return tanh, tanh.initial()
+
+
+def described(data: "Dataset", arguments: argparse.Namespace, f: "OptimizerMap | MinibatchSGD") -> str:
+    """Say in one line what is trained on what."""
+    pixels = data.image_shape[0] * data.image_shape[1]
+    depth = 1 if arguments.network == "two-layer" else 2
+    widths = "-".join(map(str, [pixels, *[arguments.hidden] * depth, data.classes]))
+    batch = "" if arguments.batch_size is None else f", batches of {arguments.batch_size}"
+    return (
+        f"{data.name}: {len(data)} samples; network {widths} ({arguments.network}); {arguments.optimizer} at lr "
+        f"{arguments.lr:g}{batch}; state of {f.parameters.size} numbers; {arguments.dtype} on {arguments.device}"
+    )

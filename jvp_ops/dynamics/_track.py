@@ -1,0 +1,322 @@
+"""`track_eigenpairs`: an end of the Hessian's spectrum along training, each solve started from the last one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from jvp_ops._checks import finite_number, positive_int
+from jvp_ops._progress import progress_bar
+from jvp_ops._random import Rng, generator
+from jvp_ops.dynamics._orbit import step_identity
+from jvp_ops.dynamics._track_result import Tracking
+from jvp_ops.eigen import eigenpairs
+from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
+from jvp_ops.maps import MinibatchSGD
+from jvp_ops.operators import HessianOperator
+from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint
+
+ENDS = ("LA", "SA", "LM", "BE")
+COLUMNS = (
+    *("at", "values", "bounds", "converged", "thresholds", "losses"),
+    *("gradient_norms", "gradient_overlap", "continuity", "products", "verified"),
+)
+_SAVE_EVERY = 30.0  # seconds
+
+
+def track_eigenpairs(
+    f: Any,
+    state: Tensor,
+    steps: int,
+    *,
+    every: int = 10,
+    k: int = 3,
+    which: str = "LA",
+    preconditioned: bool | None = None,
+    tol: float = 1e-3,
+    verify_every: int = 10,
+    warm: bool = True,
+    float64: bool = False,
+    first: int = 0,
+    rng: Rng = 0,
+    progress: bool = False,
+    callback: Callable[[int, NDArray[np.float64]], object] | None = None,
+    max_seconds: float | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> Tracking:
+    r"""Follow eigenvalues of the Hessian along training, and compare them with the threshold of stability.
+
+    .. math::  H(θ_t)\, x = h\, x, \quad t = 0, e, 2e, …, \qquad h \lessgtr \frac{2}{α}
+               \text{ (gradient descent)}, \; \frac{2(1+β)}{α} \text{ (heavy ball)}, \; …
+
+    Each solve starts from the eigenvectors of the last one, which are nearly those that are looked for.
+
+    Parameters
+    ----------
+    f : optimizer map or MinibatchSGD
+        Such as `GradientDescent`, `HeavyBall` or `Adam`. Of `MinibatchSGD`, curvature, gradient and threshold are
+        those of the loss over all samples (for `MinibatchSGD.of`, of the first loss).
+    state : Tensor, shape (n,)
+        Where to begin; ``f.initial(theta)`` makes one.
+    steps : int
+        Steps to take.
+    every : int
+        Steps between two measurements; the last one is after the last step.
+    k : int
+        Eigenvalues to follow, fewer than parameters.
+    which : str
+        ``LA`` (largest), ``SA``, ``LM`` or ``BE``, of the Hessian.
+    preconditioned : bool, optional
+        Whether to take P^½ (H + ωI) P^½ in place of H; by default where the threshold is about it: for `RMSProp`,
+        `Adam` and `AdamW`.
+    tol : float
+        Residual of the eigenpairs relative to ‖H‖; the eigenvalues' errors are of the order of its square.
+    verify_every : int
+        Verify each so many-th measurement, the first for one: look from fresh random directions for eigenvalues that
+        were missed. Between them an eigenvector that overtakes the others is met only through the residuals of
+        theirs. 1 verifies each.
+    warm : bool
+        False starts every solve at random: for comparison.
+    float64 : bool
+        Certify by the Hessian in float64 where the loss is in float32, which is linearized again for it.
+    first : int
+        The number of the first step, for maps that depend on it.
+    rng : int or numpy Generator
+        Draws start vectors; the same seed gives the same result on one device.
+    progress : bool
+        Show a progress bar of steps.
+    callback : callable, optional
+        ``callback(step, values)`` after each measurement; True stops the run.
+    max_seconds : float, optional
+        Stop after so long, in this sitting.
+    checkpoint : str or Path, optional
+        A file to keep the work in, every half minute and whenever the run ends or is stopped.
+    resume : bool
+        Go on from the checkpoint where there is one; the result is that of an uninterrupted run.
+
+    Returns
+    -------
+    Tracking
+        Also where `callback`, `max_seconds` or Ctrl-C stopped the run: then with a note, and not `complete`.
+
+    Raises
+    ------
+    InputError
+        A map without a loss, k or a count out of range, a checkpoint that is there without `resume`.
+    NonFiniteError
+        The run diverges; the error's ``partial`` is what was measured until then.
+    DataError
+        The checkpoint is of another run, or damaged.
+
+    Notes
+    -----
+    Full-batch training raises the sharpness to the threshold and holds it there, the edge of stability, where the
+    loss no longer falls at every step. The threshold is that of a quadratic: for Adam with v standing still.
+
+    References
+    ----------
+    J. M. Cohen et al., "Gradient descent on neural networks typically occurs at the edge of stability" (2021), and
+    "Adaptive gradient methods at the edge of stability" (2022).
+
+    Examples
+    --------
+    >>> import jvp_ops as jo
+    >>> data = jo.load_digits().subset(200)
+    >>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=10)
+    >>> track = jo.track_eigenpairs(jo.GradientDescent(loss, lr=0.5), loss.initial(rng=0), steps=60, every=20, k=2)
+    >>> track.at.tolist(), track.values.shape, bool((track.sharpness < track.thresholds).all())
+    ([0, 20, 40, 60], (4, 2), True)
+    """
+    optimizer = f.optimizer if isinstance(f, MinibatchSGD) else f
+    if not callable(getattr(optimizer, "curvature", None)):
+        raise InputError(
+            f"f must be an optimizer map such as GradientDescent, which has a loss, not {type(f).__name__}"
+        )
+    for name, value in (("steps", steps), ("every", every), ("verify_every", verify_every)):
+        positive_int(value, name)
+    if isinstance(first, bool) or not isinstance(first, Integral) or first < 0:
+        raise InputError(f"first must be an integer of at least 0, not {first!r}")
+    size = optimizer.loss.parameters.size
+    if positive_int(k, "k") >= size:
+        raise InputError(f"k must be less than the {size} parameters, not {k}")
+    if which not in ENDS or (which == "BE" and k < 2):
+        raise InputError(f"which must be one of {', '.join(ENDS)} (BE with k of at least 2), not {which!r}")
+    adaptive = callable(getattr(optimizer, "preconditioner", None))
+    if preconditioned and not adaptive:
+        raise InputError(f"{type(optimizer).__name__} has no preconditioner: leave preconditioned out")
+    if max_seconds is not None and finite_number(max_seconds, "max_seconds") <= 0:
+        raise InputError(f"max_seconds must be above 0, not {max_seconds!r}")
+    there = prepare_checkpoint(checkpoint, resume=resume)
+    request: dict[str, Any] = {"steps": int(steps), "every": int(every), "k": k, "which": which}
+    request |= {"tol": finite_number(tol, "tol", least=0), "verify_every": int(verify_every), "warm": bool(warm)}
+    request |= {"preconditioned": adaptive if preconditioned is None else bool(preconditioned)}
+    request |= {"float64": bool(float64), "first": int(first)}
+    request["seed"] = int(generator(rng).integers(2**63)) if isinstance(rng, np.random.Generator) else int(rng)
+    generator(request["seed"])
+    tracker = _Tracker(f, optimizer, state, request, checkpoint)
+    if there:
+        tracker.load()
+    return tracker.run(progress=progress, callback=callback, max_seconds=max_seconds)
+
+
+@dataclass
+class _Tracker:
+    """A run on its way; `table` and what belongs to it change only when a measurement is whole."""
+
+    f: Any
+    optimizer: Any
+    state: Tensor
+    request: dict[str, Any]
+    checkpoint: str | Path | None
+    table: list[dict[str, Any]] = field(default_factory=list)
+    vectors: Tensor | None = None
+    seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.done = 0
+        self.began = self.saved = time.monotonic()
+        start = step_identity(self.f, self.state, self.request["first"])
+        self.identity = {"analysis": "track_eigenpairs", **self.request, **start}
+
+    def run(self, *, progress: bool, callback: Any, max_seconds: float | None) -> Tracking:
+        """Go on to the end, or until something stops it."""
+        steps, every, reason = self.request["steps"], self.request["every"], ""
+        try:
+            with progress_bar(steps, show=progress, description="tracking", unit="step") as bar:
+                bar.update(self.done)
+                while not reason:
+                    if not self.table or self.table[-1]["at"] < self.request["first"] + self.done:
+                        if not self._measure():
+                            reason = "Ctrl-C"
+                            break
+                        bar.set_postfix_str(f"h = {self.table[-1]['values'][0]:.5g}")
+                        row = self.table[-1]
+                        if callback is not None and callback(row["at"], row["values"].copy()) is True:
+                            reason = "the callback"
+                    if self.done == steps:
+                        break
+                    if max_seconds is not None and time.monotonic() - self.began > max_seconds:
+                        reason = f"max_seconds={max_seconds:g}"
+                    if not reason:
+                        count = min(every, steps - self.done)
+                        state = self.f.run(self.state, steps=count, first=self.request["first"] + self.done)
+                        self.state, self.done = state, self.done + count
+                        bar.update(count)
+                        self._save(late=True)
+        except KeyboardInterrupt:
+            if not self.table:
+                raise  # there is nothing to give back yet
+            reason = "Ctrl-C"
+        except NonFiniteError as error:
+            error.partial = self.result("divergence") if self.table else None
+            raise
+        self._save(late=False)
+        return self.result("" if self.done == steps and self._is_measured() else reason)
+
+    def _is_measured(self) -> bool:
+        return bool(self.table) and self.table[-1]["at"] == self.request["first"] + self.done
+
+    def _measure(self) -> bool:
+        """Solve at the state, and add a row; False where Ctrl-C stopped the solve."""
+        request, number = self.request, self.request["first"] + self.done
+        theta, k = self.optimizer.theta(self.state), request["k"]
+        g = self.optimizer.loss.gradient(theta)
+        operator: HessianOperator
+        if request["preconditioned"]:
+            operator = self.optimizer.curvature(self.state, number)
+            seen = g * self.optimizer.preconditioner(self.state, number).sqrt()
+        else:
+            operator, seen = self.optimizer.loss.hessian(theta), g
+        start = self.vectors if request["warm"] else None
+        verify = start is None or len(self.table) % request["verify_every"] == 0
+        try:
+            pairs = eigenpairs(
+                operator,
+                k,
+                request["which"],
+                method="lanczos",
+                tol=request["tol"],
+                float64=request["float64"],
+                verify=verify,
+                block=None if verify else max(2, k),  # as wide as the start: more would be random
+                start=start,
+                rng=np.random.default_rng([request["seed"], len(self.table)]),
+            )
+        except ConvergenceError:  # there was no product before the interruption
+            if not self.table:
+                raise
+            return False
+        if pairs.stopped == "cancelled":
+            if not self.table:
+                raise KeyboardInterrupt
+            return False
+        X, before = pairs.vectors.double(), None if self.vectors is None else self.vectors.double()
+        length = float(vector_norm(seen.double()))
+        row = {
+            "at": number,
+            "values": pairs.values,
+            "bounds": pairs.bounds,
+            "converged": pairs.converged,
+            "thresholds": self.optimizer.threshold(number),
+            "losses": float(self.optimizer.loss.value(theta)),
+            "gradient_norms": float(vector_norm(g.double())),
+            "gradient_overlap": float(vector_norm(X.mT @ seen.double())) / length if length > 0 else np.nan,
+            "continuity": np.nan if before is None else float((before.mT @ X).square().sum()) / k,
+            "products": pairs.products + pairs.float64_products,
+            "verified": verify,
+        }
+        self.vectors = pairs.vectors
+        self.table.append(row)
+        return True
+
+    def result(self, reason: str) -> Tracking:
+        """Make the result of what was measured up to now."""
+        request, columns = self.request, self._columns()
+        notes = [f"stopped by {reason} after {self.done} of {request['steps']} steps"] if reason else []
+        if (missed := int((~columns["converged"]).any(axis=1).sum())) > 0:
+            notes.append(f"in {missed} of {len(self.table)} rows not every pair converged to tol={request['tol']:.1e}")
+        assert self.vectors is not None
+        return Tracking(
+            **columns,
+            vectors=self.vectors,
+            state=self.state,
+            which=request["which"],
+            operator="preconditioned hessian" if request["preconditioned"] else "hessian",
+            steps=self.done,
+            asked=request["steps"],
+            first=request["first"],
+            complete=not reason,
+            seconds=self.seconds_before + time.monotonic() - self.began,
+            parameters=self.optimizer.loss.parameters,
+            notes=tuple(notes),
+            provenance=self.identity,
+        )
+
+    def _columns(self) -> dict[str, Any]:
+        return {name: np.array([row[name] for row in self.table]) for name in COLUMNS}
+
+    def _save(self, *, late: bool) -> None:
+        if self.checkpoint is None or self.vectors is None or (late and time.monotonic() - self.saved < _SAVE_EVERY):
+            return
+        arrays = {**self._columns(), "state": self.state.cpu().numpy(), "vectors": self.vectors.cpu().numpy()}
+        seconds = self.seconds_before + time.monotonic() - self.began
+        save_checkpoint(self.checkpoint, arrays, {"done": self.done, "seconds": seconds}, self.identity)
+        self.saved = time.monotonic()
+
+    def load(self) -> None:
+        """Go to where a checkpoint ends."""
+        assert self.checkpoint is not None
+        arrays, record = load_checkpoint(self.checkpoint, self.identity)
+        rows = range(len(arrays["at"]))
+        self.table = [{name: arrays[name][i] for name in COLUMNS} for i in rows]
+        self.vectors, self.state = (torch.tensor(arrays[x], device=self.f.device) for x in ("vectors", "state"))
+        self.done, self.seconds_before = record["done"], record["seconds"]

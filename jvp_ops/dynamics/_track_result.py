@@ -1,0 +1,207 @@
+"""What `track_eigenpairs` returns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops.dynamics._report import as_html, as_text, plain
+from jvp_ops.parameters import Parameters
+from jvp_ops.store import save_run
+
+Floats = NDArray[np.float64]
+SHOWN = 24  # rows of a table; a longer one is thinned out
+CLOSE, NEVER = 0.1, 0.35  # of the threshold: the median of what has settled, and its farthest
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tracking:
+    """One end of the Hessian's spectrum along training, measured every so many steps.
+
+    Row i of each array is of the state before step number ``at[i]``.
+
+    Attributes
+    ----------
+    at : ndarray of int64, shape (rows,)
+        Numbers of the steps.
+    values : ndarray of float64, shape (rows, k)
+        Eigenvalues, best first, of the Hessian or of what `operator` names.
+    bounds : ndarray of float64, shape (rows, k)
+        As `Eigenpairs.bounds`.
+    converged : ndarray of bool, shape (rows, k)
+    thresholds : ndarray of float64, shape (rows,)
+        The map's ``threshold`` at that step; infinite where the learning rate is 0.
+    losses, gradient_norms : ndarray of float64, shape (rows,)
+        L and ‖∇L‖, of all samples.
+    gradient_overlap : ndarray of float64, shape (rows,)
+        ‖Xᵀg‖ / ‖g‖: how much of the gradient lies in the eigenspace. Of the preconditioned Hessian, g is P^½ ∇L.
+    continuity : ndarray of float64, shape (rows,)
+        The mean squared cosine of the principal angles between this eigenspace and the one before: ‖X'ᵀX‖²/k, 1
+        where they agree; NaN in the first row.
+    products : ndarray of int64, shape (rows,)
+        Directions multiplied for each row, those that measure rounding and certify included.
+    verified : ndarray of bool, shape (rows,)
+        Whether fresh random directions were looked at, which can find what a warm start has lost.
+    vectors : Tensor, shape (n, k)
+        Of the last row.
+    state : Tensor
+        After `steps` steps, from where one can go on.
+    which : str
+    operator : str
+        ``hessian`` or ``preconditioned hessian``.
+    steps, asked, first : int
+        Steps taken, and asked for; the number of the first.
+    complete : bool
+    seconds : float
+    parameters : Parameters
+        What the entries of the vectors stand for.
+    notes : tuple of str
+    provenance : dict
+    """
+
+    at: NDArray[np.int64]
+    values: Floats
+    bounds: Floats
+    converged: NDArray[np.bool_]
+    thresholds: Floats
+    losses: Floats
+    gradient_norms: Floats
+    gradient_overlap: Floats
+    continuity: Floats
+    products: NDArray[np.int64]
+    verified: NDArray[np.bool_]
+    vectors: Tensor
+    state: Tensor
+    which: str
+    operator: str
+    steps: int
+    asked: int
+    first: int
+    complete: bool
+    seconds: float
+    parameters: Parameters
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def sharpness(self) -> Floats:
+        """The largest of the tracked eigenvalues in each row, shape (rows,); with `which` SA it is not H's."""
+        return np.asarray(self.values.max(axis=1))
+
+    @property
+    def ratio(self) -> Floats:
+        """The sharpness over the threshold, shape (rows,): above 1 the step is unstable."""
+        return np.asarray(self.sharpness / self.thresholds)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last third of the rows stays at the threshold: at the edge of stability.
+
+        The median of `ratio` is within 10 % of 1, and no row is farther off than 35 %; of fewer than 3 rows, False.
+        """
+        tail = self.ratio[-max(3, len(self) // 3) :]
+        if self.which == "SA" or len(tail) < 3:
+            return False
+        return bool(abs(np.median(tail) - 1) <= CLOSE and np.abs(tail - 1).max() <= NEVER)
+
+    def stability(self) -> str:
+        """Say in one sentence where the sharpness is, by its threshold."""
+        if self.which == "SA":
+            return "the lowest eigenvalues were tracked: of the sharpness nothing is known"
+        name = "sharpness" if self.operator == "hessian" else "preconditioned sharpness"
+        if not np.isfinite(self.thresholds[-1]):
+            return f"{name} {self.sharpness[-1]:.6g}; the step has no threshold at learning rate 0"
+        last = f"{name} {self.sharpness[-1]:.6g}, {self.ratio[-1]:.3f} of the threshold {self.thresholds[-1]:.6g}"
+        above = np.flatnonzero(self.ratio >= 1)
+        first = f", first reached by step {self.at[above[0]]}" if len(above) else ""
+        tail = self.ratio[-max(3, len(self) // 3) :]
+        if self.settled:
+            return f"{last}{first}: settled at the edge of stability (the last {len(tail)} rows: {_spread(tail)})"
+        if len(above):
+            return f"{last}{first}: not settled at it (the last {len(tail)} rows: {_spread(tail)})"
+        return f"{last}, which it has not reached: the steps were stable"
+
+    def header(self) -> list[str]:
+        """Name the columns of `rows`."""
+        names = [f"h{i + 1}" for i in range(self.values.shape[1])][:3]
+        return ["step", "loss", *names, "± bound", "/ threshold", "‖Xᵀg‖/‖g‖", "continuity", "products"]
+
+    def rows(self) -> list[list[str]]:
+        """Write the rows as text, under `header`: at most 24 of them, evenly spread, with the last."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(SHOWN, len(self))).round().astype(int))
+        return [
+            [
+                str(self.at[i]),
+                f"{self.losses[i]:.5g}",
+                *(f"{value:.6g}" for value in self.values[i, :3]),
+                f"{self.bounds[i].max():.1e}",
+                f"{self.ratio[i]:.3f}",
+                f"{self.gradient_overlap[i]:.3f}",
+                "-" if np.isnan(self.continuity[i]) else f"{self.continuity[i]:.4f}",
+                str(self.products[i]),
+            ]
+            for i in chosen
+        ]
+
+    def summary(self) -> str:
+        """Say in one line what was tracked and at what cost."""
+        return (
+            f"{self.values.shape[1]} eigenvalues ({self.which}) of the {self.operator} at {len(self)} of {self.steps} "
+            f"steps from {self.first}, {int(self.products.sum())} products in {self.seconds:.2f} s; {self.stability()}"
+        )
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def record(self) -> dict[str, Any]:
+        """Give all but the vectors and the state as a JSON-able dict."""
+        names = ("which", "operator", "steps", "asked", "first", "complete", "seconds", "settled")
+        found = {name: getattr(self, name) for name in names} | {"stability": self.stability()}
+        figures = self.arrays()
+        return (
+            found
+            | {name: plain(figure) for name, figure in figures.items() if name not in ("vectors", "state")}
+            | {"notes": list(self.notes)}
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Give all arrays as numpy."""
+        names = ("at", "values", "bounds", "converged", "thresholds", "losses", "gradient_norms", "gradient_overlap")
+        found = {name: getattr(self, name) for name in (*names, "continuity", "products", "verified")}
+        return found | {"vectors": self.vectors.cpu().numpy(), "state": self.state.cpu().numpy()}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``run.json`` (figures, fingerprint, versions) and ``arrays.npz`` into a new folder.
+
+        Raises
+        ------
+        InputError
+            The folder exists and is not empty, or cannot be written.
+        """
+        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the eigenvalues with the threshold above the loss; return the pair of matplotlib axes.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed.
+        """
+        from jvp_ops.plots import plot_tracking  # matplotlib only when something is drawn
+
+        name = r"eigenvalues of $H$" if self.operator == "hessian" else r"eigenvalues of $P^{1/2}HP^{1/2}$"
+        return plot_tracking(self.at, self.values, self.thresholds, self.losses, label=name, axes=axes)
+
+
+def _spread(ratio: Floats) -> str:
+    return f"median {np.median(ratio):.3f}, {ratio.min():.3f} to {ratio.max():.3f}"
