@@ -28,9 +28,9 @@ def add_parser(commands: Any) -> None:
     add_problem_options(parser)
     parser.add_argument("--k", type=int, default=10, metavar="N", help="eigenvalues at each end; default: 10")
     parser.add_argument("--tol", type=float, metavar="T", help="residual relative to ‖H‖; default: 1e-5, float64 1e-10")
-    parser.add_argument("--max-products", type=int, metavar="N", help="budget of products at each end; default: none")
+    parser.add_argument("--max-products", type=int, metavar="N", help="budget of the solver at each end; default: none")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="budget of time at each end; default: none")
-    parser.add_argument("--method", default="auto", metavar="NAME", help="auto (default), lanczos, dense or scipy")
+    parser.add_argument("--method", default="auto", choices=("auto", "lanczos", "dense", "scipy"), help="default: auto")
     parser.add_argument(
         "--prove", action="store_true", help="prove by inertia of the dense matrix that none was missed"
     )
@@ -91,9 +91,15 @@ class Spectrum:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write the run folder, and print."""
+    from jvp_ops._checks import finite_number
     from jvp_ops.store import save_run
 
     check_positive(arguments.k, "--k")
+    if arguments.max_products is not None:
+        check_positive(arguments.max_products, "--max-products")
+    for value, name in ((arguments.tol, "--tol"), (arguments.max_seconds, "--max-seconds")):
+        if value is not None:
+            finite_number(value, name, least=0)
     folder = run_folder(arguments)
     found = compute(arguments)
     arrays = {
@@ -131,6 +137,9 @@ def compute(arguments: argparse.Namespace) -> Spectrum:
     options = {"tol": arguments.tol, "rng": arguments.seed, "method": arguments.method, "progress": bars}
     options |= {"max_products": arguments.max_products, "max_seconds": arguments.max_seconds}
     options |= {"prove_complete": arguments.prove}
+    smallest = _end(Df, arguments.k, "SA", options)
+    cancelled = not isinstance(smallest, str) and smallest.stopped == "cancelled"
+    largest = "not solved, since the other end was cancelled" if cancelled else _end(Df, arguments.k, "LA", options)
     names = ("data", "hidden", "lr", "weight_decay", "steps", "scale", "seed", "device", "dtype", "k")
     return Spectrum(
         data=data,
@@ -141,8 +150,8 @@ def compute(arguments: argparse.Namespace) -> Spectrum:
         train_seconds=trained - began,
         linearize_seconds=linearized - trained,
         identity=Df.identity(),
-        smallest=_end(Df, arguments.k, "SA", options),
-        largest=_end(Df, arguments.k, "LA", options),
+        smallest=smallest,
+        largest=largest,
     )
 
 
@@ -184,13 +193,13 @@ def text(found: Spectrum) -> str:
             lines += ["", f"{title}: {pairs}"]
             continue
         lines += ["", f"{title}: {pairs.summary()}"]
-        lines.append("  #    eigenvalue of Df     eigenvalue of H     ± bound   residual  converged")
+        lines.append("  #    eigenvalue of Df     ± bound     eigenvalue of H     ± bound  converged")
         h_values = _given(pairs.hessian_values)
-        h_bounds, residuals = _given(pairs.hessian_bounds), pairs.residuals
-        columns = zip(pairs.values, h_values, h_bounds, residuals, pairs.converged, strict=True)
-        for number, (mu, h, bound, residual, converged) in enumerate(columns, start=1):
+        h_bounds = _given(pairs.hessian_bounds)
+        columns = zip(pairs.values, pairs.bounds, h_values, h_bounds, pairs.converged, strict=True)
+        for number, (mu, mu_bound, h, bound, converged) in enumerate(columns, start=1):
             yes = "yes" if converged else "no"
-            lines.append(f"{number:>3}  {mu:>18.10f}  {h:>18.10f}  {bound:>10.1e}  {residual:>9.1e}  {yes:>9}")
+            lines.append(f"{number:>3}  {mu:>18.10f}  {mu_bound:>10.1e}  {h:>18.10f}  {bound:>10.1e}  {yes:>9}")
         lines += [f"note: {note}" for note in pairs.notes]
     return "\n".join([*lines, "", _stability(found)])
 

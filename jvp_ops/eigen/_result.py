@@ -50,8 +50,8 @@ class Eigenpairs:
         wander without shrinking, as of very ill-conditioned eigenvalues); or what ran out: ``max_products``,
         ``max_seconds``, ``cancelled``, ``restarts`` (ARPACK's). ``failed`` of the partial result of an error.
     complete : bool
-        Whether it is proved, by inertia or by LAPACK on the whole matrix, that no eigenvalue was missed. False says
-        that it is not proved, not that one was.
+        Whether it is proved, by inertia or by LAPACK on the whole matrix, that the j-th best eigenvalue lies in the
+        j-th interval for every j. False says that it is not proved, not that one was missed.
     condition : ndarray or None
         Non-symmetric A: condition numbers 1 / |yᴴx| of the values, where they were asked for.
     clusters : tuple of Cluster
@@ -100,7 +100,7 @@ class Eigenpairs:
 
     @property
     def intervals(self) -> NDArray[np.float64]:
-        """The intervals of a symmetric operator's eigenvalues, shape (found, 2): value − bound, value + bound."""
+        """The intervals value ± bound of a symmetric operator's eigenvalues, shape (found, 2); else of real parts."""
         return np.stack([self.values.real - self.bounds, self.values.real + self.bounds], axis=1)
 
     def tensors(self, i: int) -> dict[str, Tensor]:

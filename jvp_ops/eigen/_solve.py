@@ -95,7 +95,7 @@ def eigenpairs(
         default. It is no proof.
     prove_complete : bool
         Assemble the dense matrix in float64 and count eigenvalues by inertia: `complete` is then a proof, and bounds
-        are sharpened by the gaps it certifies. Symmetric operators; n²·32 bytes.
+        are sharpened by the gaps it certifies. Symmetric operators; n²·8 bytes, n³/3 operations a count.
     condition : bool
         Of a non-symmetric operator: find left eigenvectors too (as many products again), for condition numbers,
         first-order bounds, and clusters near defective points.

@@ -5,7 +5,6 @@ record of plain figures, and a sha256 over all of it.
 """
 
 import hashlib
-import io
 import json
 import os
 import tempfile
@@ -77,14 +76,9 @@ def save_checkpoint(
         raise InputError(f"a checkpoint holds plain numbers, but {', '.join(objects)} holds Python objects")
     text = json.dumps(dict(record), sort_keys=True)
     header = {"fingerprint": fingerprint(identity), "record": text, "sha256": _sha256(plain, text)}
-    buffer = io.BytesIO()
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    with zipfile.ZipFile(buffer, "w") as archive:  # not np.savez, whose keywords cannot have every name
-        for name, array in {_HEADER: encoded, **{_PREFIX + name: array for name, array in plain.items()}}.items():
-            with archive.open(name + ".npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
     try:
-        _write_whole(target, buffer.getvalue())
+        _write_whole(target, {_HEADER: encoded, **{_PREFIX + name: array for name, array in plain.items()}})
     except OSError as error:
         raise _unwritable(target, error) from None
     return target
@@ -127,12 +121,15 @@ def _sha256(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
     return digest.hexdigest()
 
 
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write under a temporary name, make sure that it is on the disk, then rename."""
+def _write_whole(target: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write under a temporary name, array by array, make sure that it is on the disk, then rename."""
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            with zipfile.ZipFile(file, "w") as archive:  # not np.savez, whose keywords cannot have every name
+                for key, array in arrays.items():
+                    with archive.open(key + ".npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
