@@ -12,7 +12,7 @@ import jvp_ops
 ROOT = Path(jvp_ops.__file__).parent
 LAYERS = [
     {"errors", "_version"},
-    {"_random", "_memory", "_progress", "_checks", "_parallel"},
+    {"_random", "_memory", "_progress", "_checks", "_parallel", "_report"},
     {"parameters"},
     {"_autodiff"},
     {"store"},

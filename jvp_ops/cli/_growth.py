@@ -33,8 +33,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print; Ctrl-C keeps the growth step by step."""
+    from jvp_ops._report import plain
     from jvp_ops.dynamics import Orbit, finite_time_exponents, local_growth
-    from jvp_ops.dynamics._report import plain
 
     for name in ("k", "window"):
         check_positive(getattr(arguments, name), f"--{name}")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from jvp_ops.dynamics._report import as_html, as_text, plain
+from jvp_ops._report import as_html, as_text, plain
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import save_run
 

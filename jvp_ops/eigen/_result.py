@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jvp_ops._report import as_html, as_text
 from jvp_ops.eigen._certify import Cluster
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import save_run
@@ -139,18 +140,10 @@ class Eigenpairs:
         return "none missed (proved)" if self.complete else "intervals hold; that none was missed is not proved"
 
     def __repr__(self) -> str:
-        cells = [self.header(), *self.rows()]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        return "\n".join([self.summary(), *lines, *(f"note: {note}" for note in self.notes)])
+        return as_text(self)
 
     def _repr_html_(self) -> str:
-        def line(cells: list[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
-
-        body = "".join(line(row, "td") for row in self.rows())
-        notes = "".join(f"<p>{note}</p>" for note in self.notes)
-        return f"<p>{self.summary()}</p><table>{line(self.header(), 'th')}{body}</table>{notes}"
+        return as_html(self)
 
     def record(self) -> dict[str, Any]:
         """Give all but the vectors as a JSON-able dict; complex values as [real, imaginary]."""
