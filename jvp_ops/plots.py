@@ -79,7 +79,7 @@ def plot_ends(
 
 
 def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None = None, *, ax: Any = None) -> Any:
-    """Draw running exponents over the steps, each with its final value as a band of one standard error either side.
+    """Draw running exponents over the steps, coloured by rank, each with a bar of one standard error at its end.
 
     Parameters
     ----------
@@ -88,31 +88,29 @@ def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None 
     history : array, shape (rows, k)
         The running exponents; −inf is left out.
     errors : array, shape (k,), optional
-        Standard errors of the last row; NaN draws no band.
+        Standard errors of the last row; NaN draws no bar. The bars of k exponents stand side by side.
     ax : matplotlib axes, optional
         Where to draw.
     """
     steps, history = np.asarray(steps), np.asarray(history)
+    last = history[-1]
+    reach = np.zeros(len(last)) if errors is None else np.nan_to_num(np.asarray(errors, dtype=np.float64))
     ax = _subplots(figsize=(4.6, 3.2)) if ax is None else ax
     ax.axhline(0, color=GREY, lw=0.8, ls=":")
-    for i, values in enumerate(history.T):
-        color = (BLUE, ORANGE)[i % 2]
-        error = np.nan if errors is None else np.asarray(errors)[i]
-        if np.isfinite(values[-1]) and np.isfinite(error):
-            ax.axhspan(values[-1] - error, values[-1] + error, color=color, alpha=0.25, lw=0)
+    for i, (values, color) in enumerate(zip(history.T, _colors(len(last)), strict=True)):
         ax.plot(steps, np.where(np.isfinite(values), values, np.nan), color=color, lw=1)
-    last = history[-1]
-    seen = np.sort(last[np.isfinite(last)])
-    if len(seen) and np.isfinite(history).all():  # the first rows scatter widely: they may leave the frame
+        if np.isfinite(last[i]) and reach[i] > 0:
+            place = steps[-1] * (1 - 0.012 * (len(last) - i))
+            ax.errorbar(place, last[i], yerr=reach[i], color=color, lw=1, capsize=2)
+    seen = np.isfinite(last)
+    if seen.any() and np.isfinite(history).all():  # the first rows scatter widely: they may leave the frame
         middle = history[len(history) // 10 :]
-        low, high = min(middle.min(), seen[0]), max(middle.max(), seen[-1])
+        low, high = min(middle.min(), (last - reach).min()), max(middle.max(), (last + reach).max())
         pad = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
         ax.set_ylim(low - pad, high + pad)
     for group in _groups(last, 0.05 * np.ptp(ax.get_ylim())):
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
-        names = [rf"$\lambda_{{{i + 1}}}$" for i in sorted(group)]
-        text = ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]}"
-        ax.annotate(text, (1, np.mean(last[group])), (4, 0), **place, fontsize="small")
+        ax.annotate(_ranks(group), (1, np.mean(last[group])), (6, 0), **place, fontsize="small")
     ax.set(xlabel="steps", ylabel="running exponent per step", xlim=(0, steps[-1]))
     return ax
 
@@ -222,6 +220,22 @@ def plot_tracking(
         lower.yaxis.set_minor_formatter(NullFormatter())
     lower.set(xlabel="step", ylabel="loss", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
     return axes
+
+
+def _colors(count: int) -> list[Any]:
+    """Give colours by rank, from dark to light."""
+    from matplotlib import colormaps
+
+    return [BLUE, ORANGE][:count] if count <= 2 else list(colormaps["viridis"](np.linspace(0, 0.85, count)))
+
+
+def _ranks(group: list[int]) -> str:
+    """Name the exponents of a group, runs of neighbours from end to end."""
+    ranks = np.sort(group)
+    runs = np.split(ranks, np.flatnonzero(np.diff(ranks) > 1) + 1)
+    ends = [run if len(run) <= 2 else run[[0, -1]] for run in runs]
+    names = [[rf"$\lambda_{{{i + 1}}}$" for i in end] for end in ends]
+    return ", ".join((" … " if len(run) > 2 else ", ").join(name) for run, name in zip(runs, names, strict=True))
 
 
 def _groups(values: Any, distance: float) -> list[list[int]]:

@@ -217,12 +217,15 @@ def test_a_figure_is_saved_without_a_warning(pyplot, tmp_path, draw, name, shape
 # --- growth ------------------------------------------------------------------------------------------------------
 
 
-def test_running_exponents_are_drawn_over_the_steps_with_a_band_of_their_errors():
+def test_running_exponents_are_drawn_over_the_steps_with_bars_of_their_errors():
     steps, history = np.arange(1, 5), np.array([[0.5, -1], [0.4, -2], [0.45, -1.5], [0.42, -1.6]])
     ax = plots.plot_running(steps, history, [0.01, np.nan])
     np.testing.assert_array_equal(ax.lines[1].get_xydata(), np.c_[steps, history[:, 0]])
-    (band,) = ax.patches
-    np.testing.assert_allclose([band.get_y(), band.get_height()], [0.41, 0.02])
+    (bar,) = ax.collections  # the second has no error
+    np.testing.assert_allclose(bar.get_segments()[0][:, 1], [0.41, 0.43])
+    low, high = ax.get_ylim()
+    assert low < 0.41
+    assert high > 0.43
     assert texts(ax) == r"$\lambda_{1}$ $\lambda_{2}$"
 
 
@@ -230,6 +233,12 @@ def test_names_of_exponents_that_lie_close_together_stand_together():
     last = [0.69, 0.69, -0.3, -0.31, -0.3, -0.31, -np.inf]
     ax = plots.plot_running([1, 2], [[0.5, 0.5, *last[2:]], last])
     assert texts(ax) == r"$\lambda_{1}$, $\lambda_{2}$ $\lambda_{3}$ … $\lambda_{6}$"
+
+
+def test_names_of_a_group_with_gaps_name_only_what_is_in_it():
+    assert plots._ranks([0, 1, 2, 4, 6, 7]) == (
+        r"$\lambda_{1}$ … $\lambda_{3}$, $\lambda_{5}$, $\lambda_{7}$, $\lambda_{8}$"
+    )
 
 
 def test_growth_step_by_step_is_drawn_with_its_mean():
