@@ -124,3 +124,27 @@ def test_heavy_balls_singular_values_pair_to_the_momentum_over_fifty_steps():
     growth = jo.finite_time_exponents(orbit, k=4)
     np.testing.assert_allclose(growth.log_singular_values, logs[:4], atol=1e-8)
     assert abs(logs[0] - logs[1]) > 1e-3
+
+
+@pytest.mark.mnist
+def test_on_the_mnist_network_heavy_ball_keeps_its_structure_and_pairing_over_fifty_steps():
+    """Pᵀ Ω P = βᵀ Ω of the product of T steps: if P v = σ u, then Pᵀ (Ω u) = (βᵀ / σ) Ω v."""
+    data, beta, T = jo.load_mnist().subset(300, rng=0), 0.9, 50
+    loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=50, classes=10, dtype="float64")
+    f = jo.HeavyBall(loss, 0.1, beta)
+    orbit = jo.Orbit(f, f.run(f.initial(loss.initial(rng=0)), steps=50), steps=T, first=50)
+    P, p = orbit.jacobian(), loss.parameters.size
+    assert p == 39_760
+
+    def omega(x):
+        return torch.cat([x[p:], -x[:p]])
+
+    x = torch.randn(2 * p, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    torch.testing.assert_close(P.apply_adjoint(omega(P.apply(x))), beta**T * omega(x), rtol=0, atol=1e-12)
+    found = jo.finite_time_exponents(orbit, k=1, tol=1e-5, max_iterations=60)
+    assert found.converged.all()
+    sigma, u, v = float(np.exp(found.log_singular_values[0])), found.left, found.right
+    assert sigma > 1.05
+    torch.testing.assert_close(P.apply_adjoint(omega(u)), beta**T / sigma * omega(v), rtol=0, atol=1e-12)
+    least = torch.linalg.vector_norm(P.apply(omega(v) / torch.linalg.vector_norm(v)))
+    assert math.log(sigma) + math.log(least) == pytest.approx(T * math.log(beta), abs=1e-6)
