@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from jvp_ops.dynamics import Tracking as Tracking
     from jvp_ops.dynamics import covariant_vectors as covariant_vectors
     from jvp_ops.dynamics import finite_time_exponents as finite_time_exponents
+    from jvp_ops.dynamics import leading_frame as leading_frame
     from jvp_ops.dynamics import local_growth as local_growth
     from jvp_ops.dynamics import lyapunov_spectrum as lyapunov_spectrum
     from jvp_ops.dynamics import track_eigenpairs as track_eigenpairs
@@ -97,6 +98,7 @@ _HOME = {
     "Tracking": "jvp_ops.dynamics",
     "covariant_vectors": "jvp_ops.dynamics",
     "finite_time_exponents": "jvp_ops.dynamics",
+    "leading_frame": "jvp_ops.dynamics",
     "local_growth": "jvp_ops.dynamics",
     "lyapunov_spectrum": "jvp_ops.dynamics",
     "track_eigenpairs": "jvp_ops.dynamics",

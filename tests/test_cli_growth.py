@@ -58,14 +58,17 @@ def test_sharpness_is_that_of_the_library(capsys, tmp_path):
         np.testing.assert_array_equal(arrays["values"], found.values)
 
 
-def test_lyapunov_is_that_of_the_library(capsys):
+@pytest.mark.parametrize("start", ["leading", "random"])
+def test_lyapunov_is_that_of_the_library(start, capsys):
     options = ["--optimizer", "heavy-ball", "--momentum", "0.5", "--lr", "0.2", "--json"]
+    options += ["--start", start] if start == "random" else []
     assert main([*SMALL["lyapunov"], *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     loss = two_layer()
     f = jo.HeavyBall(loss, 0.2, 0.5)
     state = f.run(f.initial(loss.initial(0)), steps=5)
-    assert printed["values"] == jo.lyapunov_spectrum(f, state, 2, 12, transient=3, first=5).values.tolist()
+    vectors = 2 if start == "random" else jo.leading_frame(f, state, 2, step=5)
+    assert printed["values"] == jo.lyapunov_spectrum(f, state, vectors, 12, transient=3, first=5).values.tolist()
     assert printed["loss"]["after"] < printed["loss"]["before"]
 
 

@@ -61,6 +61,7 @@ NAMES = {
     "covariant_vectors",
     "eigenpairs",
     "finite_time_exponents",
+    "leading_frame",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",

@@ -23,6 +23,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--transient", type=int, default=50, metavar="N", help="steps before them; default: 50")
     parser.add_argument("--interval", type=int, metavar="N", help="steps between decompositions; default: adapted")
     parser.add_argument("--k", type=int, default=5, metavar="N", help="exponents; default: 5")
+    parser.add_argument(
+        "--start",
+        choices=("leading", "random"),
+        default="leading",
+        help="tangent vectors to start from: the leading eigenvectors of the optimizer's curvature, or random; "
+        "default: leading",
+    )
     parser.add_argument("--max-seconds", type=float, metavar="S", help="stop after so long; default: no limit")
     parser.add_argument("--checkpoint", metavar="FILE", help="keep the work in a file")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
@@ -32,7 +39,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print."""
-    from jvp_ops.dynamics import LyapunovSpectrum, lyapunov_spectrum
+    from jvp_ops.dynamics import LyapunovSpectrum, leading_frame, lyapunov_spectrum
 
     for name in ("k", "window"):
         check_positive(getattr(arguments, name), f"--{name}")
@@ -43,11 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     loss, theta = network_of(data, arguments)
     f, bars, error = optimizer_of(arguments, loss), show_progress(arguments), None
     state = f.run(f.initial(theta), steps=arguments.steps, progress=bars)
+    start: Any = arguments.k
+    if arguments.start == "leading":
+        start = leading_frame(f, state, start, step=arguments.steps, rng=arguments.seed, progress=bars)
     try:
         found = lyapunov_spectrum(
             f,
             state,
-            arguments.k,
+            start,
             arguments.window,
             transient=arguments.transient,
             interval=arguments.interval,

@@ -4,6 +4,7 @@ from jvp_ops.dynamics._covariant import covariant_vectors as covariant_vectors
 from jvp_ops.dynamics._covariant_result import CovariantVectors as CovariantVectors
 from jvp_ops.dynamics._finite_time import finite_time_exponents as finite_time_exponents
 from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents as FiniteTimeExponents
+from jvp_ops.dynamics._leading import leading_frame as leading_frame
 from jvp_ops.dynamics._local import local_growth as local_growth
 from jvp_ops.dynamics._orbit import Orbit as Orbit
 from jvp_ops.dynamics._spectrum import lyapunov_spectrum as lyapunov_spectrum

@@ -13,6 +13,7 @@ from jvp_ops._checks import check_finite, check_tensor, positive_int
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._random import normal
 from jvp_ops.errors import InputError
+from jvp_ops.maps import MinibatchSGD
 
 Triangle = NDArray[np.float64]
 SAFE_SPREAD = {torch.float32: 7.0, torch.float64: 18.0}  # e-folds that leave half of the digits of the least column
@@ -96,6 +97,16 @@ def check_map(f: object) -> None:
     """Refuse what is not a map."""
     if not callable(f) or not callable(getattr(f, "jacobian", None)) or not hasattr(f, "parameters"):
         raise InputError(f"f must be a map such as GradientDescent or FunctionMap, not {type(f).__name__}")
+
+
+def optimizer_under(f: Any) -> Any:
+    """Take the optimizer out of a map: itself, or, of `MinibatchSGD`, the one over all samples."""
+    optimizer = f.optimizer if isinstance(f, MinibatchSGD) else f
+    if not callable(getattr(optimizer, "curvature", None)):
+        raise InputError(
+            f"f must be an optimizer map such as GradientDescent, which has a loss, not {type(f).__name__}"
+        )
+    return optimizer
 
 
 def check_count(k: object, size: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jvp_ops._progress import progress_bar
 from jvp_ops.dynamics._orbit import step_identity
 from jvp_ops.dynamics._pace import Pace
-from jvp_ops.dynamics._spectrum_result import LyapunovSpectrum, batch_errors
+from jvp_ops.dynamics._spectrum_result import LyapunovSpectrum, batch_errors, unaligned
 from jvp_ops.dynamics._tangent import TangentSystem
 from jvp_ops.errors import ConvergenceError, DataError, NonFiniteError
 from jvp_ops.store import load_checkpoint, save_checkpoint, sha256_of
@@ -34,9 +34,17 @@ class Measurement:
     """A run on its way: stretches of steps, each ended by an orthonormalization."""
 
     def __init__(
-        self, system: TangentSystem, steps: int, transient: int, pace: Pace, checkpoint: str | Path | None
+        self,
+        system: TangentSystem,
+        steps: int,
+        transient: int,
+        pace: Pace,
+        checkpoint: str | Path | None,
+        *,
+        at_random: bool,
     ) -> None:
         self.system, self.steps, self.transient, self.checkpoint = system, steps, transient, checkpoint
+        self.at_random = at_random
         self.first, self.k = system.number, system.vectors.shape[1]
         self.growth: list[Floats] = []
         self.intervals: list[int] = []
@@ -87,9 +95,12 @@ class Measurement:
         """Make the result of what was measured up to now."""
         growth, intervals = np.array(self.growth), np.array(self.intervals, dtype=np.int64)
         measured, pace = int(intervals.sum()), self.at.pace
-        stopped = [f"stopped by {reason} after {measured} of {self.steps} steps"] if reason else []
+        values = growth.sum(axis=0) / measured
+        notes = [f"stopped by {reason} after {measured} of {self.steps} steps"] if reason else []
+        if self.at_random:
+            notes += unaligned(values, self.transient + measured, len(self.system.state))
         return LyapunovSpectrum(
-            values=growth.sum(axis=0) / measured,
+            values=values,
             errors=batch_errors(growth, intervals),
             growth=growth,
             intervals=intervals,
@@ -103,7 +114,7 @@ class Measurement:
             products=self.k * (self.done + pace.wasted),
             seconds=self.seconds_before + time.monotonic() - self.began,
             complete=measured == self.steps,
-            notes=(*stopped, *pace.notes()),
+            notes=(*notes, *pace.notes()),
             provenance=self.identity,
         )
 

@@ -209,3 +209,20 @@ def batch_errors(growth: Floats, intervals: NDArray[np.int64]) -> Floats:
         center = (weights * means).sum(axis=0)
         errors: Floats = np.sqrt((weights**2 * (means - center) ** 2).sum(axis=0) * batches / (batches - 1))
     return errors
+
+
+def unaligned(values: Floats, steps: int, size: int) -> list[str]:
+    """Note where k random directions of `size` numbers cannot have turned to the leading ones in so many steps.
+
+    A random direction holds a part of about √(k/n) of the leading k; to outgrow the rest takes as many e-folds.
+    """
+    needed = 0.5 * float(np.log(size / len(values)))
+    finite = values[np.isfinite(values)]
+    seen = steps * float(max(np.ptp(finite), abs(finite).max())) if len(finite) else np.inf
+    if seen >= needed:
+        return []
+    return [
+        f"over all {steps} steps the vectors grew by {seen:.2g} e-folds and less, and it takes about {needed:.2g} for "
+        f"random directions of {size} numbers to turn to the leading ones: the leading exponents may be larger; start "
+        "from leading_frame, or take many more steps (finite_time_exponents finds the largest growth in a window)"
+    ]

@@ -16,11 +16,11 @@ from torch.linalg import vector_norm
 from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
+from jvp_ops.dynamics._frame import optimizer_under
 from jvp_ops.dynamics._orbit import step_identity
 from jvp_ops.dynamics._track_result import Tracking
 from jvp_ops.eigen import eigenpairs
 from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
-from jvp_ops.maps import MinibatchSGD
 from jvp_ops.operators import HessianOperator
 from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint
 
@@ -136,11 +136,7 @@ def track_eigenpairs(
     >>> track.at.tolist(), track.values.shape, bool((track.sharpness < track.thresholds).all())
     ([0, 20, 40, 60], (4, 2), True)
     """
-    optimizer = f.optimizer if isinstance(f, MinibatchSGD) else f
-    if not callable(getattr(optimizer, "curvature", None)):
-        raise InputError(
-            f"f must be an optimizer map such as GradientDescent, which has a loss, not {type(f).__name__}"
-        )
+    optimizer = optimizer_under(f)
     for name, value in (("steps", steps), ("every", every), ("verify_every", verify_every)):
         positive_int(value, name)
     if isinstance(first, bool) or not isinstance(first, Integral) or first < 0:
