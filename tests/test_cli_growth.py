@@ -83,7 +83,14 @@ def test_growth_is_the_singular_values_of_the_dense_product(capsys, tmp_path):
         state = f(state)
     np.testing.assert_allclose(printed["log_singular_values"], np.log(np.linalg.svd(product)[1][:2]), atol=1e-8)
     with np.load(tmp_path / "run" / "arrays.npz", allow_pickle=False) as arrays:
-        assert arrays["local_growth"].shape == (4, 2)
+        orbit = jo.Orbit(f, f.run(loss.initial(0), steps=5), 4, first=5)
+        start = jo.leading_frame(f, orbit[0], 2, step=5)
+        np.testing.assert_array_equal(arrays["local_growth"], jo.local_growth(orbit, start))
+
+
+def test_growth_from_random_directions_says_so(capsys):
+    assert main([*SMALL["growth"], "--start", "random"]) == 0
+    assert "a frame of random directions grows by" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

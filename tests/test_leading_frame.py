@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from systems import dense_product
 
 import jvp_ops as jo
 from jvp_ops.errors import InputError
@@ -89,6 +90,18 @@ def test_exponents_from_it_are_far_above_those_of_random_directions_over_the_sam
     (note,) = random.notes
     assert note.startswith("over all 80 steps the vectors grew by")
     assert "start from leading_frame" in note
+
+
+def test_finite_time_exponents_from_it_are_the_same_for_fewer_products():
+    f = jo.GradientDescent(network(), lr=0.1)
+    orbit = jo.Orbit(f, f.loss.initial(rng=0), steps=20)
+    logs = np.log(np.linalg.svd(dense_product(orbit).numpy())[1][:4])
+    random = jo.finite_time_exponents(orbit, 4, tol=1e-3)
+    leading = jo.finite_time_exponents(orbit, jo.leading_frame(f, orbit[0], 4), tol=1e-3)
+    for found in (random, leading):
+        np.testing.assert_allclose(found.log_singular_values, logs, rtol=0, atol=1e-5)
+        assert found.converged.all()
+    assert leading.products < random.products
 
 
 def test_the_frame_is_the_same_for_the_same_seed_and_in_the_map_s_dtype():

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress
 from jvp_ops.cli._output import add_output_options, deliver, run_folder
-from jvp_ops.cli._training import RATES, add_training_options, described, network_of, optimizer_of
+from jvp_ops.cli._training import (
+    RATES,
+    add_start_option,
+    add_training_options,
+    described,
+    network_of,
+    optimizer_of,
+    start_of,
+)
 
 if TYPE_CHECKING:
     from jvp_ops.dynamics import FiniteTimeExponents
@@ -19,12 +27,13 @@ def add_parser(commands: Any) -> None:
         help="finite-time exponents over a window of training, and growth step by step",
         description="Train a network, and find by how much small changes of the optimizer's state can grow over a "
         "window of steps that follow: the leading singular values of the product of their Jacobians, as exponents per "
-        "step; and how a frame of random directions grows in each step.",
+        "step; and how the frame that it starts from grows in each step.",
     )
     add_problem_options(parser, lr=None)
     add_training_options(parser, network="two-layer")
     parser.add_argument("--window", type=int, default=50, metavar="N", help="steps of the window; default: 50")
     parser.add_argument("--k", type=int, default=5, metavar="N", help="exponents; default: 5")
+    add_start_option(parser)
     parser.add_argument("--tol", type=float, default=2e-2, metavar="T", help="residual; default: 2e-2")
     parser.add_argument("--max-iterations", type=int, default=20, metavar="N", help="pairs of sweeps; default: 20")
     add_output_options(parser)
@@ -46,12 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     f, bars = optimizer_of(arguments, loss), show_progress(arguments)
     state = f.run(f.initial(theta), steps=arguments.steps, progress=bars)
     orbit = Orbit(f, state, arguments.window, first=arguments.steps)
-    local = local_growth(orbit, arguments.k, rng=arguments.seed, progress=bars)
+    start = start_of(arguments, f, state)
+    local = local_growth(orbit, start, rng=arguments.seed, progress=bars)
     found: FiniteTimeExponents | None = None
     with contextlib.suppress(KeyboardInterrupt):
         found = finite_time_exponents(
             orbit,
-            arguments.k,
+            start,
             tol=arguments.tol,
             max_iterations=arguments.max_iterations,
             rng=arguments.seed,
@@ -68,10 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments,
         folder,
         text=f"{described(data, arguments, f)}; loss {before:.4f} → {after:.4f}\n\n{table}\n\n"
-        f"a frame of random directions grows by, per step (mean over the window): {shown}",
+        f"a frame of {arguments.start} directions grows by, per step (mean over the window): {shown}",
         record=record | numbers,
         arrays=({} if found is None else found.arrays()) | {"local_growth": local},
-        identity={"command": "growth", "k": arguments.k, "orbit": orbit.identity()},
+        identity={"command": "growth", "k": arguments.k, "start": arguments.start, "orbit": orbit.identity()},
         draw=lambda: _figure(steps, local, found),
     )
     return 130 if found is None else 0

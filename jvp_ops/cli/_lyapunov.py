@@ -5,7 +5,15 @@ from typing import Any
 
 from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress
 from jvp_ops.cli._output import add_output_options, deliver, fail, run_folder
-from jvp_ops.cli._training import RATES, add_training_options, described, network_of, optimizer_of
+from jvp_ops.cli._training import (
+    RATES,
+    add_start_option,
+    add_training_options,
+    described,
+    network_of,
+    optimizer_of,
+    start_of,
+)
 from jvp_ops.errors import NonFiniteError
 
 
@@ -23,13 +31,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--transient", type=int, default=50, metavar="N", help="steps before them; default: 50")
     parser.add_argument("--interval", type=int, metavar="N", help="steps between decompositions; default: adapted")
     parser.add_argument("--k", type=int, default=5, metavar="N", help="exponents; default: 5")
-    parser.add_argument(
-        "--start",
-        choices=("leading", "random"),
-        default="leading",
-        help="tangent vectors to start from: the leading eigenvectors of the optimizer's curvature, or random; "
-        "default: leading",
-    )
+    add_start_option(parser)
     parser.add_argument("--max-seconds", type=float, metavar="S", help="stop after so long; default: no limit")
     parser.add_argument("--checkpoint", metavar="FILE", help="keep the work in a file")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
@@ -39,7 +41,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print."""
-    from jvp_ops.dynamics import LyapunovSpectrum, leading_frame, lyapunov_spectrum
+    from jvp_ops.dynamics import LyapunovSpectrum, lyapunov_spectrum
 
     for name in ("k", "window"):
         check_positive(getattr(arguments, name), f"--{name}")
@@ -50,9 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     loss, theta = network_of(data, arguments)
     f, bars, error = optimizer_of(arguments, loss), show_progress(arguments), None
     state = f.run(f.initial(theta), steps=arguments.steps, progress=bars)
-    start: Any = arguments.k
-    if arguments.start == "leading":
-        start = leading_frame(f, state, start, step=arguments.steps, rng=arguments.seed, progress=bars)
+    start = start_of(arguments, f, state)
     try:
         found = lyapunov_spectrum(
             f,

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jvp_ops.cli._options import two_layer_loss
+from jvp_ops.cli._options import show_progress, two_layer_loss
 from jvp_ops.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,3 +108,24 @@ def described(data: "Dataset", arguments: argparse.Namespace, f: "OptimizerMap |
         f"{data.name}: {len(data)} samples; network {widths} ({arguments.network}); {arguments.optimizer} at lr "
         f"{arguments.lr:g}{batch}; state of {f.parameters.size} numbers; {arguments.dtype} on {arguments.device}"
     )
+
+
+def add_start_option(parser: argparse.ArgumentParser) -> None:
+    """Add --start, of commands that follow tangent vectors."""
+    parser.add_argument(
+        "--start",
+        choices=("leading", "random"),
+        default="leading",
+        help="tangent vectors to start from: eigenvectors of the optimizer's curvature that lead here, or random; "
+        "default: leading",
+    )
+
+
+def start_of(arguments: argparse.Namespace, f: "OptimizerMap | MinibatchSGD", state: "Tensor") -> "int | Tensor":
+    """Make the tangent vectors that were asked for, or only count them where they are random."""
+    from jvp_ops.dynamics import leading_frame
+
+    k: int = arguments.k
+    if arguments.start == "random":
+        return k
+    return leading_frame(f, state, k, step=arguments.steps, rng=arguments.seed, progress=show_progress(arguments))

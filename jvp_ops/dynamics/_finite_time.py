@@ -11,9 +11,9 @@ from torch import Tensor
 
 from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
-from jvp_ops._random import Rng, generator
+from jvp_ops._random import Rng, generator, normal
 from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents
-from jvp_ops.dynamics._frame import Triangle, check_count, check_frame, check_range, orthonormal, require_frame
+from jvp_ops.dynamics._frame import Triangle, check_frame, check_range, orthonormal, require_frame
 from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._product_svd import product_svd
 from jvp_ops.dynamics._sweeps import frames
@@ -27,7 +27,7 @@ _TOL = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 def finite_time_exponents(
     orbit: Orbit,
-    k: int,
+    k: int | Tensor,
     *,
     start: int = 0,
     stop: int | None = None,
@@ -52,8 +52,9 @@ def finite_time_exponents(
     ----------
     orbit : Orbit
         The states.
-    k : int
-        How many, at most n.
+    k : int or Tensor, shape (n, k)
+        How many, at most n, from random directions; or directions to start from, such as those of `leading_frame`,
+        which save sweeps and do not change what is found.
     start, stop : int, optional
         The window; by default the whole orbit.
     tol : float, optional
@@ -103,14 +104,16 @@ def finite_time_exponents(
     check_orbit(orbit)
     began = time.monotonic()
     start, stop = check_range(start, stop, orbit.steps)
-    n, k = orbit.parameters.size, check_count(k, orbit.parameters.size)
+    random, n = generator(rng), orbit.parameters.size
+    begin = check_frame(k, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
+    k = begin.shape[1]
     limit = _TOL[orbit.dtype] if tol is None else finite_number(tol, "tol", least=0)
     positive_int(max_iterations, "max_iterations")
     if isinstance(oversampling, bool) or not isinstance(oversampling, int) or oversampling < 0:
         raise InputError(f"oversampling must be an integer of at least 0, not {oversampling!r}")
-    random, block = generator(rng), min(n, k + oversampling)
+    block = min(n, k + oversampling)
     require_frame(n, min(n, _MILD_BLOCKS * block), orbit.device)
-    V = check_frame(block, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
+    V = _with_random(begin, block - k, random)
     window = range(start, stop)
     worst: list[float] = []
     with progress_bar(None, show=progress, description="finite-time growth", unit="step") as bar:
@@ -212,6 +215,12 @@ def _checked(
     apart = torch.linalg.vector_norm(back - right[:, :block] * along, dim=0)
     residuals = (apart / along.abs().clamp_min(1e-300)).cpu().numpy()
     return _Iteration(logs, right, left, back, np.where(logs[:block] == -np.inf, 0.0, residuals))
+
+
+def _with_random(V: Tensor, more: int, random: np.random.Generator) -> Tensor:
+    """Add random directions orthogonal to those of V."""
+    fresh = normal(random, len(V), more, dtype=V.dtype, device=V.device)
+    return orthonormal(torch.cat([V, fresh], dim=1), rounding=torch.finfo(V.dtype).eps, random=random).vectors
 
 
 def _widened(found: _Iteration, most: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
