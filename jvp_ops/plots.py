@@ -116,7 +116,7 @@ def plot_running(steps: ArrayLike, history: ArrayLike, errors: ArrayLike | None 
 
 
 def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) -> Any:
-    """Draw growth step by step, shape (steps, k), above its mean; −inf is left out.
+    """Draw growth step by step, coloured by rank, with its mean dashed; −inf is left out.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) ->
     steps, growth = np.asarray(steps), np.asarray(growth)
     ax = _subplots(figsize=(4.6, 3.2)) if ax is None else ax
     ax.axhline(0, color=GREY, lw=0.8, ls=":")
-    for i, values in enumerate(growth.T):
-        color, finite = (BLUE, ORANGE)[i % 2], np.isfinite(values)
+    for values, color in zip(growth.T, _colors(growth.shape[1]), strict=True):
+        finite = np.isfinite(values)
         ax.plot(steps, np.where(finite, values, np.nan), color=color, lw=0.8)
         if finite.all():
             ax.axhline(values.mean(), color=color, lw=1, ls="--")
