@@ -129,8 +129,10 @@ def test_a_run_that_diverges_names_the_step():
     state, number = start, 0
     while bool(torch.isfinite(state).all()):
         state, number = state - 4 * state**3, number + 1
-    with pytest.raises(jo.NonFiniteError, match=rf"NaN or Inf at step {number} of 50: .*smaller lr"):
+    with pytest.raises(jo.NonFiniteError, match=rf"NaN or Inf at step {number - 1}: .*smaller lr"):
         f.run(start, steps=50)
+    with pytest.raises(jo.NonFiniteError, match=f"NaN or Inf at step {number + 9}:"):
+        f.run(start, steps=50, first=10)
 
 
 @pytest.mark.parametrize("steps", [-1, 2.0, True, None, "3"])

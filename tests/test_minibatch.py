@@ -183,7 +183,12 @@ def test_what_cannot_be_divided_is_refused():
         (lambda: jo.MinibatchSGD(TWO.loss(), 13), "batch_size must be at most the 12 samples there are, not 13"),
         (lambda: jo.MinibatchSGD(TWO.loss(), 0), "batch_size must be an integer of at least 1, not 0"),
         (lambda: jo.MinibatchSGD(TWO.loss(), 5, optimizer=lambda loss: loss), "must make .* it gave TwoLayerLoss"),
-        (lambda: jo.MinibatchSGD(TWO.loss(), 5, optimizer="adam"), "must make an optimizer map .*it gave str"),
+        (lambda: jo.MinibatchSGD(TWO.loss(), 5, optimizer="adam"), "must make an optimizer map .*it is a str"),
+        (
+            lambda: jo.MinibatchSGD(TWO.loss(), 5, optimizer=jo.Adam(TWO.loss(), 0.1)),
+            "must make an optimizer map .*it is a Adam",
+        ),
+        (lambda: jo.MinibatchSGD.of([1, 2]), "losses must hold losses such as TwoLayerLoss, not int"),
         (lambda: jo.MinibatchSGD(TWO.loss(), 5, rng=-1), "rng must be a seed"),
         (lambda: jo.MinibatchSGD(TWO.loss(), 5).batch(-1), "step must be an integer of at least 0"),
         (lambda: jo.MinibatchSGD(TWO.loss(), 5)(TWO.theta(), 1.5), "step must be an integer of at least 0"),
@@ -200,3 +205,24 @@ def test_what_cannot_be_divided_is_refused():
     for call, message in bad:
         with pytest.raises(jo.InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize("optimizer", [jo.GradientDescent, jo.Adam])
+def test_the_number_of_the_step_reaches_the_optimizer_s_jacobian_and_start(optimizer):
+    f = jo.MinibatchSGD(TWO.loss(), 5, optimizer=lambda loss: optimizer(loss, lambda step: 0.1 / (1 + step)), rng=3)
+    state = f.run(f.initial(TWO.theta()), steps=4)
+    for step in (0, 7):
+        assert torch.equal(f.jacobian(state, step).dense(), f.at(step).jacobian(state, step).dense())
+    assert not torch.equal(f.jacobian(state, 0).dense(), f.jacobian(state, 7).dense())
+    assert torch.equal(f.initial(TWO.theta(), 4), f.at(4).initial(TWO.theta()))
+
+
+def test_seeds_give_sequences_that_are_not_shifted_copies():
+    one, two = (jo.MinibatchSGD(TWO.loss(), 5, rng=seed) for seed in (0, 1))
+    epoch = one.steps_per_epoch
+    assert not all(torch.equal(one.batch(epoch + step), two.batch(step)) for step in range(epoch))
+
+
+def test_one_loss_in_turn_is_not_named_as_its_samples_in_turn():
+    loss = TWO.loss()
+    assert jo.MinibatchSGD(loss, 1).identity() != jo.MinibatchSGD.of([loss]).identity()

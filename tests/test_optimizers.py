@@ -266,3 +266,50 @@ def test_states_and_numbers_of_the_wrong_kind_are_refused():
         adam.jacobian(lonely)
     with pytest.raises(jo.NonFiniteError, match="state holds 1 NaN"):
         adam(torch.cat([theta, theta, theta]).index_fill(0, torch.tensor([3]), math.nan))
+
+
+@pytest.mark.parametrize("make", [lambda loss: jo.HeavyBall(loss, 0.1, 0.9), lambda loss: jo.Nesterov(loss, 0.1, 0.9)])
+def test_a_step_that_is_linear_in_the_gradient_is_linearized_without_it(make, monkeypatch):
+    loss = TWO.loss()
+    f = make(loss)
+    state = f.initial(TWO.theta())
+    monkeypatch.setattr(type(loss), "gradient", lambda *_: pytest.fail("a gradient was computed"))
+    assert f.jacobian(state).dense().isfinite().all()
+
+
+@pytest.mark.parametrize("gradient", [3e-22, 5e-22, 8e-22, 1e-20])
+def test_gradients_whose_squares_underflow_are_no_kinks_of_adam(gradient):
+    loss = jo.FunctionLoss(lambda x: (gradient * x).sum(), size=2, dtype="float32")
+    f = jo.Adam(loss, 1e-3)
+    state = f.initial(torch.ones(2))
+    for step in range(3):
+        assert f.jacobian(state, step).dense().isfinite().all()
+        state = f(state, step)
+
+
+def test_adam_that_averages_no_squares_is_differentiable_where_one_gradient_vanishes():
+    losses = [jo.FunctionLoss(lambda x, i=i: x[i] ** 2, size=2, dtype="float64") for i in (0, 1)]
+    f = jo.MinibatchSGD.of(losses, optimizer=lambda loss: jo.Adam(loss, 0.1, betas=(0.9, 0.0)))
+    state = f.initial(torch.ones(2, dtype=torch.float64))
+    for step in range(4):
+        assert f.jacobian(state, step).dense().isfinite().all()
+        state = f(state, step)
+
+
+@pytest.mark.parametrize("make", [jo.GradientDescent, jo.HeavyBall, jo.Nesterov, jo.RMSProp, jo.Adam, jo.AdamW])
+def test_thresholds_follow_the_schedule(make):
+    options = {"momentum": 0.9} if make in (jo.HeavyBall, jo.Nesterov) else {}
+    f = make(TWO.loss(), lambda step: 0.1 / (1 + step), **options, weight_decay=0.0)
+    assert f.threshold(3) == pytest.approx(4 * f.threshold(0))
+
+
+@pytest.mark.parametrize("make", [jo.RMSProp, jo.Adam])
+def test_the_preconditioner_sees_the_clipped_gradient(make):
+    loss, theta = TWO.loss(), TWO.theta()
+    c = float(loss.gradient(theta).norm()) / 10
+    f = make(loss, 1.0, clip=c, eps=1e-30)
+    free = make(loss, 1.0, eps=1e-30)
+    state = f.initial(theta)
+    seen = loss.gradient(theta) != 0
+    ratio = (f.preconditioner(state) / free.preconditioner(state))[seen]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 10.0), rtol=1e-3, atol=0)

@@ -278,6 +278,26 @@ def test_a_schedule_is_named_by_its_code_and_what_it_closes_over():
     def of(lr):
         return fingerprint(jo.GradientDescent(PROBLEM.loss(), lr).identity())
 
+    class Milestones:
+        def __init__(self, *at):
+            self.at = at
+
+        def __call__(self, step):
+            return 0.5 * 0.1 ** sum(step >= at for at in self.at)
+
+        def rate(self, step):
+            return self(step)
+
+    def wrapped(schedule):
+        return lambda step: schedule(step)
+
+    steps = [Milestones(at) for at in (5, 900, 1024, 2000)]
+    late = [of(schedule) for one in steps for schedule in (one, wrapped(one))]
+    assert len(set(late)) == 8
+    assert of(Milestones(900)) == late[2]
+    assert of(Milestones(5).rate) != of(Milestones(900).rate)
+    rates = [0.5] * 50
+    assert of(lambda step: rates[step]) == of(lambda step: rates[step])  # it ends, which is part of what it is
     found = [of(make(rate)) for make in (closed, default) for rate in (0.5, 0.25)]
     assert len({*found, of(0.5), of([0.5].__getitem__)}) == 6
     assert of(closed(0.5)) == found[0]

@@ -210,3 +210,70 @@ def test_a_start_and_a_budget_reach_the_solves_of_h():
     assert short.stopped == "max_products"
     assert short.products <= 60 < cold.products
     assert any("before both ends" in note for note in short.notes)
+
+
+@pytest.mark.parametrize("make", [lambda loss: jo.HeavyBall(loss, 1.0, 0.3), lambda loss: jo.Nesterov(loss, 1.0, 0.3)])
+@pytest.mark.parametrize("which", ["LM", "LR", "SR"])
+@pytest.mark.parametrize("k", [7, 9, 11])
+def test_ends_that_overlap_give_each_eigenvalue_once(make, which, k):
+    p, random = 12, torch.Generator().manual_seed(0)
+    h = 0.2 + 3.3 * torch.rand(p, generator=random, dtype=DOUBLE)
+    Q = torch.linalg.qr(torch.randn(p, p, generator=random, dtype=DOUBLE))[0]
+    f = make(jo.FunctionLoss(lambda x: (h * (Q.T @ x) ** 2).sum() / 2, size=p, dtype="float64"))
+    A = f.jacobian(torch.zeros(2 * p, dtype=DOUBLE))
+    pairs = jo.eigenpairs(A, k, which, verify=True)
+    key, exact = KEYS[which], np.linalg.eigvals(A.dense().numpy())
+    assert np.linalg.matrix_rank(pairs.vectors.numpy(), tol=1e-6) == len(pairs)
+    expected = np.sort(key(exact))[::-1][: len(pairs)]
+    np.testing.assert_allclose(np.sort(key(pairs.values))[::-1], expected, rtol=0, atol=1e-8)
+
+
+def wide(n=400):
+    return quadratic(torch.linspace(-1, 3, n), lambda loss: jo.HeavyBall(loss, 0.5, 0.9))
+
+
+@pytest.mark.parametrize("which", ["LM", "LR", "SR"])
+def test_a_budget_that_ends_in_the_first_end_gives_what_there_is(which):
+    pairs = jo.eigenpairs(wide(), 20, which, max_products=8)
+    assert 0 < len(pairs) <= 20
+    assert pairs.stopped == "max_products"
+    assert not pairs.converged.all()
+    assert any("the budget ran out" in note for note in pairs.notes)
+
+
+def test_no_budget_is_too_few_once_a_part_is_solved():
+    for most in range(32, 120, 8):
+        pairs = jo.eigenpairs(wide(), 4, "LM", block=32, max_products=most)
+        assert pairs.products <= most + 32  # what certifies comes on top
+
+
+def test_what_h_used_counts_where_df_itself_is_solved():
+    A = quadratic(torch.linspace(0.0, 4.0, 1500), lambda loss: jo.HeavyBall(loss, 0.5, 0.5))
+    before = A.phase_space.base.products
+    pairs = jo.eigenpairs(A, 4, "LI", verify=True, tol=1e-2, max_products=4000)
+    spent = A.phase_space.base.products - before
+    assert pairs.method == "krylov-schur"
+    assert pairs.products >= spent - 8 > 0
+    assert pairs.products <= 4000 + 16
+    with pytest.raises(jo.ConvergenceError, match="products of H left none for Df itself"):
+        jo.eigenpairs(A, 4, "LI", verify=True, tol=1e-2, max_products=16)
+
+
+def test_a_time_budget_that_is_over_at_once_is_told_as_on_h():
+    for operator in (wide(), wide().phase_space.base):
+        with pytest.raises(jo.ConvergenceError):
+            jo.eigenpairs(operator, 4, "LI" if operator.phase_space else "LM", max_seconds=1e-9, verify=True)
+
+
+def test_products_in_float64_are_counted_as_such():
+    A = jacobian("heavy ball", dtype="float32")
+    pairs = jo.eigenpairs(A, 5, "LM", verify=True)
+    assert A.products == 0
+    assert pairs.products == A.phase_space.base.products
+    assert pairs.float64_products > 0
+
+
+def test_pairs_that_have_not_converged_are_not_put_down_to_a_defective_point():
+    pairs = jo.eigenpairs(wide(), 4, "LR", max_products=24)
+    assert not pairs.converged.any()
+    assert not any("defective" in note for note in pairs.notes)

@@ -58,6 +58,7 @@ class _Ends:
     base: TensorOperator
     solve: Solve
     parts: dict[str, Eigenpairs]
+    block: int
     max_products: int | None
     deadline: float | None
 
@@ -70,11 +71,12 @@ class _Ends:
         if self.max_products is not None:
             budget["max_products"] = self.max_products - sum(part.products for part in self.parts.values())
         if self.deadline is not None:
-            budget["max_seconds"] = self.deadline - time.perf_counter()
-        spent = budget.get("max_products", BLOCK) < BLOCK or budget.get("max_seconds", 1.0) <= 0
+            budget["max_seconds"] = max(0.0, self.deadline - time.perf_counter())
+        known = self.parts[end].vectors if end in self.parts else start
+        least = max(self.block, 0 if known is None else known.shape[1])
+        spent = budget.get("max_products", least) < least or budget.get("max_seconds", 1.0) <= 0
         if self.parts and (spent or any(part.stopped == "cancelled" for part in self.parts.values())):
             return False
-        known = self.parts[end].vectors if end in self.parts else start
         self.parts[end] = self.solve(self.base, count, end, start=known, **budget)
         return True
 
@@ -91,6 +93,7 @@ def phase_space_pairs(
     start: Any,
     float64: bool,
     iterate: bool,
+    block: int | None,
     max_products: int | None,
     max_seconds: float | None,
 ) -> Eigenpairs | None:
@@ -110,6 +113,8 @@ def phase_space_pairs(
         Whether the operator in float64 may recompute the residuals.
     iterate : bool
         Whether an option was given that only an iteration has, so that LAPACK must not serve.
+    block : int, optional
+        As of `eigenpairs`.
     max_products, max_seconds : optional
         Budgets, of all solves of H together.
     """
@@ -119,7 +124,7 @@ def phase_space_pairs(
     p, before = base.shape[0], base.products
     given = None if start is None else columns_of(operator, start, "start")[:p]
     deadline = None if max_seconds is None else began + max_seconds
-    ends, notes = _Ends(coupling, base, solve, {}, max_products, deadline), list[str]()
+    ends, notes = _Ends(coupling, base, solve, {}, block or BLOCK, max_products, deadline), list[str]()
     if iterate and request.k >= p:
         return None
     try:
@@ -142,12 +147,14 @@ def phase_space_pairs(
     vectors = _lifted(coupling, found, chosen)
     norm = max(part.norm for part in parts)
     reach = found.residuals[chosen], float(np.hypot(*coupling.gain)) * norm
-    residuals, agrees = _checked(operator, vectors, values, *reach, float64=float64)
+    used = Rounding.unmeasured(operator, float64=float64).exact or operator
+    residuals, agrees = _checked(operator, used, vectors, values, *reach)
     if not agrees:
         notes.append("products of Df do not agree with those of H: the residuals are larger than H's allow")
     bounds = coupling.bounds(h, errors, values)
     clusters = _clusters(coupling, h, errors, values, bounds)
-    if clusters:
+    sure = found.converged[chosen]
+    if any(sure[i] for cluster in clusters for i in cluster.members):
         notes.append("near a defective point only the mean of the two eigenvalues over an h is determined")
     narrow = operator.torch_dtype == torch.float32
     return Eigenpairs(
@@ -156,15 +163,16 @@ def phase_space_pairs(
         parameters=operator.columns,
         residuals=residuals,
         bounds=bounds,
-        converged=found.converged[chosen] & agrees,
+        converged=sure & agrees,
         which=request.which,
         k=request.k,
         tol=request.tol,
         method=f"{H.method} on H",
         rounding=max(part.rounding for part in parts),
         norm=norm,
-        products=base.products - before + _real_count(values),
-        float64_products=sum(part.float64_products for part in parts),
+        products=base.products - before + (_real_count(values) if used is operator else 0),
+        float64_products=sum(part.float64_products for part in parts)
+        + (0 if used is operator else _real_count(values)),
         seconds=time.perf_counter() - began,
         stopped=next((part.stopped for part in parts if part.stopped != "converged"), "converged"),
         complete=all(part.complete for part in parts),
@@ -196,6 +204,8 @@ def _solve_ends(ends: _Ends, request: Request, start: Tensor | None) -> bool:
         return bool(merits(coupling, h, request.which) <= found + 1e-9 * abs(found))
 
     ends.ask(first, -(-k // 2) if request.which == "SR" else k, start)  # there two complex μ over each h count
+    if 2 * len(ends.values(first)) < k:
+        return False
     if not beaten(ends.values(first)[-1]) and not ends.ask(first, k, None):
         return False
     if merits(coupling, _far(coupling, second), request.which) < least() - 1e-6:
@@ -243,9 +253,9 @@ class _Candidates:
 
 
 def _candidates(coupling: Coupling, parts: list[Eigenpairs]) -> _Candidates:
-    if len(parts) == 2:  # the ends may have met
+    if len(parts) == 2:  # the ends may overlap: two solves of one eigenvalue differ by rounding, so they are counted
         low, high = sorted(parts, key=lambda part: part.which != "SA")
-        kept = high.values > low.values.max()
+        kept = np.arange(len(high)) < len(low.vectors) - len(low)
     else:
         low, high, kept = parts[0], parts[0], np.zeros(len(parts[0]), dtype=bool)
     h, bounds, residuals, converged = (
@@ -271,10 +281,9 @@ def _real_count(values: Complexes) -> int:
 
 
 def _checked(
-    operator: TensorOperator, vectors: Tensor, values: Complexes, hessian: Floats, norm: float, *, float64: bool
+    operator: TensorOperator, used: TensorOperator, vectors: Tensor, values: Complexes, hessian: Floats, norm: float
 ) -> tuple[Floats, bool]:
     """Recompute the residuals with Df's own products, and see that they are no larger than H's residuals allow."""
-    used = Rounding.unmeasured(operator, float64=float64).exact or operator
     real = torch.from_numpy(np.flatnonzero(values.imag == 0)).to(vectors.device)
     upper = torch.from_numpy(np.flatnonzero(values.imag > 0)).to(vectors.device)
     columns = torch.cat([vectors[:, real].real, vectors[:, upper].real, vectors[:, upper].imag], dim=1)

@@ -15,7 +15,7 @@ from jvp_ops._memory import free_bytes, require
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.eigen._certify import Certified, certify, certify_images
-from jvp_ops.eigen._choose import Request, check_request, plan_of, size_of
+from jvp_ops.eigen._choose import BLOCK, Request, check_request, plan_of, size_of
 from jvp_ops.eigen._direct import by_arpack, by_lapack
 from jvp_ops.eigen._iterate import (
     Found,
@@ -181,7 +181,7 @@ def eigenpairs(
         n = operator.shape[0]
         what, remedy = f"a proof by the dense matrix of order {n}", "leave prove_complete out, or take a block"
         require(memory_for_proof(n), free_bytes(torch.device("cpu")), what, remedy)
-    inside = None
+    inside, spent = None, 0
     if operator.phase_space is not None and method == "auto" and deflate is None and checkpoint is None:
 
         def solve(H: TensorOperator, k: int, which: str, *, method: str = "auto", **given: Any) -> Eigenpairs:
@@ -191,6 +191,7 @@ def eigenpairs(
                 own |= {"method": "lanczos", "max_memory": max_memory, **given}
             return eigenpairs(H, k, which, **own)
 
+        base, before = operator.phase_space.base, operator.phase_space.base.products
         iterate = any(value is not None for name, value in iterative.items() if name not in ("resume", "start"))
         pairs = phase_space_pairs(
             operator,
@@ -199,12 +200,19 @@ def eigenpairs(
             start=start,
             float64=float64,
             iterate=iterate,
+            block=block,
             max_products=max_products,
             max_seconds=max_seconds,
         )
         if pairs is not None:
             return pairs
-        inside = "what is asked for lies inside of H's spectrum, not at its ends: Df itself was solved"
+        where = "what is asked for lies inside of H's spectrum, not at its ends"
+        inside = f"{where}: Df itself was solved"
+        spent = base.products - before
+        max_products = None if max_products is None else max_products - spent
+        max_seconds = None if max_seconds is None else max(0.0, max_seconds - (time.perf_counter() - began))
+        if max_products is not None and max_products < (block or BLOCK):
+            raise ConvergenceError(f"{where}, and {spent} products of H left none for Df itself: raise max_products")
     affine, random = operator.affine, generator(rng)
     solved = affine.base if affine is not None else operator
     target = Target(which) if affine is None else Target(which, affine.shift, affine.scale)
@@ -231,7 +239,7 @@ def eigenpairs(
         result,
         notes=notes,
         provenance=operator.identity(),
-        products=solved.products - before,
+        products=solved.products - before + spent,
         float64_products=0 if rounding.exact is None else rounding.exact.products,
         seconds=time.perf_counter() - began,
     )

@@ -223,11 +223,13 @@ class Adam(OptimizerMap):
 
     def _refuse_kinks(self, parts: Sequence[Tensor], g: Tensor, step: int) -> None:
         _, m, v = self._update(parts, g, 0.0, step)
-        kinks = int(((v == 0) & (m**2 > 0)).sum())  # of squares, so that what underflows in v does in m too
+        beta2 = self.betas[1]
+        # as much of the square as v is made of, so that what underflows in v does here too
+        kinks = int(((v == 0) & ((1 - beta2) * m**2 > 0)).sum()) if beta2 else 0
         if kinks:
             raise NonFiniteError(
                 f"f has an infinite derivative at this state: in {kinks} of {m.numel()} entries v stays 0 while m is "
-                "not 0, which no run from initial(theta) meets"
+                "not 0, which a run from initial(theta) meets only where v underflows"
             )
 
     def _with_decay(self, theta: Tensor, g: Tensor) -> Tensor:

@@ -118,6 +118,8 @@ class MinibatchSGD:
         """
         if not isinstance(losses, Sequence) or not losses:
             raise InputError(f"losses must be a sequence of at least one loss, not {losses!r}")
+        if strange := [type(loss).__name__ for loss in losses if not callable(getattr(loss, "hessian", None))]:
+            raise InputError(f"losses must hold losses such as TwoLayerLoss, not {strange[0]}")
         kinds = {(str(getattr(loss, "parameters", None)), str(loss.dtype), str(loss.device)) for loss in losses}
         if len(kinds) > 1:
             raise InputError(f"the losses must have the same parameters, dtype and device, not {sorted(kinds)}")
@@ -141,13 +143,15 @@ class MinibatchSGD:
         self.batch_size = positive_int(batch_size, "batch_size")
         if self.batch_size > count:
             raise InputError(f"batch_size must be at most the {count} samples there are, not {batch_size}")
-        self.optimizer = optimizer(template) if callable(optimizer) else optimizer
-        if not isinstance(self.optimizer, OptimizerMap):
-            kind = type(self.optimizer).__name__
+        ready = isinstance(optimizer, OptimizerMap) or not callable(optimizer)
+        made = None if ready else optimizer(template)
+        if not isinstance(made, OptimizerMap):
+            kind = f"it is a {type(optimizer).__name__}" if ready else f"it gave {type(made).__name__}"
             raise InputError(
                 "optimizer must make an optimizer map of a loss, such as lambda loss: GradientDescent(loss, lr=0.1); "
-                f"it gave {kind}"
+                f"{kind}"
             )
+        self.optimizer = made
         self.drop_last = bool(drop_last)
         self.steps_per_epoch = count // self.batch_size if drop_last else -(-count // self.batch_size)
         random = generator(rng)
@@ -214,7 +218,7 @@ class MinibatchSGD:
     def identity(self) -> dict[str, Any]:
         """All that f depends on, as a JSON-able dict."""
         return {
-            "map": "MinibatchSGD",
+            "map": "MinibatchSGD" if self.loss is not None else "MinibatchSGD.of",
             "batch_size": self.batch_size,
             "seed": self.seed,
             "drop_last": self.drop_last,

@@ -151,14 +151,18 @@ class OptimizerMap:
         with torch.inference_mode(False), torch.no_grad():
             frozen = self._checked(state).clone()  # the operator stays here, whatever becomes of the caller's
             parts = self._parts(frozen)
-            hessian, g = self.loss.hessian(parts[0]), self.loss.gradient(parts[0])
-            clipping = clipping_at(g, self.clip)
-            g = clip_to(g, self.clip)
-            self._refuse_kinks(parts, g, step)
-        inside, by_gradient = _diagonals(lambda parts, g: self._update(parts, g, lr, step), parts, g)
+            hessian, coupling = self.loss.hessian(parts[0]), self._coupling(lr)
+        if coupling is not None and self.clip is None:  # linear in θ, v and g: the gradient does not matter
+            clipping, (inside, by_gradient) = None, _constants(coupling)
+        else:
+            with torch.inference_mode(False), torch.no_grad():
+                g = self.loss.gradient(parts[0])
+                clipping = clipping_at(g, self.clip)
+                g = clip_to(g, self.clip)
+                self._refuse_kinks(parts, g, step)
+            inside, by_gradient = _diagonals(lambda parts, g: self._update(parts, g, lr, step), parts, g)
         curvature = hessian.linearization
         apply, adjoint = _products(inside, by_gradient, curvature.apply, clipping)
-        coupling = self._coupling(lr) if clipping is None else None
 
         def in_float64() -> JacobianOperator:
             return self._in_float64().jacobian(frozen.to(torch.float64), step)
@@ -174,7 +178,7 @@ class OptimizerMap:
                 symmetric=False,
                 identity=lambda: self._identity_at(lr, step, frozen, hessian),
                 in_float64=None if curvature.in_float64 is None else in_float64,
-                phase_space=None if coupling is None else PhaseSpace(coupling, hessian),
+                phase_space=None if coupling is None or clipping is not None else PhaseSpace(coupling, hessian),
             )
         )
 
@@ -245,6 +249,11 @@ class OptimizerMap:
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Join parts of a state into a new vector."""
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0].clone()
+
+
+def _constants(coupling: Coupling) -> tuple[list[list[Coefficient]], list[Coefficient]]:
+    """Give what `_diagonals` finds of an update that is linear."""
+    return [[number or None for number in row] for row in coupling.matrix], [number or None for number in coupling.gain]
 
 
 def _diagonals(

@@ -28,7 +28,7 @@ def run(
             state = step(state, first + number - 1)
             if not bool(torch.isfinite(state).all()):
                 raise NonFiniteError(
-                    f"the state became NaN or Inf at step {number} of {steps}: the run diverges; a smaller lr may help"
+                    f"the state became NaN or Inf at step {first + number - 1}: the run diverges; a smaller lr may help"
                 )
             if callback is not None:
                 callback(number, state)
