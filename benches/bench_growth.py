@@ -23,7 +23,7 @@ def problem(data: Any, device: str, smoke: bool) -> tuple[jo.GradientDescent, Te
 
 def test_a_step_of_ten_exponents(mnist: Any, device: str, race: Any, request: Any) -> None:
     f, theta = problem(mnist, device, request.config.getoption("benchmark_disable"))
-    steps = 8
+    steps = 16
     V = torch.linalg.qr(torch.randn(len(theta), K, generator=torch.Generator().manual_seed(0)))[0].to(theta)
 
     def parts() -> None:

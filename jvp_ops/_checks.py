@@ -50,6 +50,11 @@ def positive_int(value: object, name: str) -> int:
     return int(value)
 
 
+def says_stop(answer: object) -> bool:
+    """Say whether a callback's answer is True, Python's or numpy's; a count or a tensor is no answer."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
+
+
 def sample_numbers(index: object, samples: int) -> Tensor:
     """Check the numbers of some samples, which may repeat: at least one, each 0 to samples − 1; on the CPU."""
     try:
@@ -92,9 +97,9 @@ def check_tensor(value: object, name: str, *, rows: int, dtype: torch.dtype, dev
 
 def check_state(value: object, name: str, *, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Check a state vector such as θ: a finite tensor of shape (size,)."""
+    if isinstance(value, Tensor) and value.shape != (size,):
+        raise InputError(f"{name} has shape {tuple(value.shape)}; expected ({size},)")
     checked = check_tensor(value, name, rows=size, dtype=dtype, device=device)
-    if checked.ndim != 1:
-        raise InputError(f"{name} has shape {tuple(checked.shape)}; expected ({size},)")
     check_finite(checked, name)
     return checked
 

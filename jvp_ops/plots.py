@@ -135,7 +135,8 @@ def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) ->
         ax.plot(steps, np.where(finite, values, np.nan), color=color, lw=0.8)
         if finite.all():
             ax.axhline(values.mean(), color=color, lw=1, ls="--")
-    ax.set(xlabel="step", ylabel="growth per step", xlim=(steps[0], steps[-1]))
+    ax.set(xlabel="step", ylabel="log growth per step", xlim=(steps[0], steps[-1]))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return ax
 
 
@@ -175,6 +176,7 @@ def plot_tracking(
     thresholds: ArrayLike,
     losses: ArrayLike,
     *,
+    leading: str = "largest",
     label: str = "eigenvalues of $H$",
     axes: Any = None,
 ) -> Any:
@@ -188,6 +190,8 @@ def plot_tracking(
         Eigenvalues, the leading one first; it is drawn strongest.
     thresholds, losses : array, shape (rows,)
         The threshold at each step (not drawn where infinite), and the loss.
+    leading : str
+        Names the leading one.
     label : str
         Of the eigenvalues' axis.
     axes : pair of matplotlib axes, optional
@@ -198,19 +202,21 @@ def plot_tracking(
         axes = _subplots(2, 1, figsize=(4.6, 4.0), sharex=True, height_ratios=(2, 1))
     upper, lower = axes
     others = [] if values.shape[1] == 1 else ["the next"] if values.shape[1] == 2 else [f"next {values.shape[1] - 1}"]
-    first = upper.plot(steps, values[:, 0], color=BLUE, lw=1.4, zorder=3)
-    lines = [first[0], *upper.plot(steps, values[:, 1:], color=GREY, lw=0.7, alpha=0.7)[: len(others)]]
-    names, high, finite = ["largest", *others], values.max(), np.isfinite(thresholds)
+    marker = "o" if len(steps) == 1 else None
+    first = upper.plot(steps, values[:, 0], color=BLUE, lw=1.4, zorder=3, marker=marker)
+    lines = [first[0], *upper.plot(steps, values[:, 1:], color=GREY, lw=0.7, alpha=0.7, marker=marker)[: len(others)]]
+    names, high, finite = [leading, *others], values.max(), np.isfinite(thresholds)
     late = values[len(values) // 20 :].max()  # a start far above all else may leave the frame
     if finite.any() and thresholds[finite].min() < 20 * late:
         drawn = np.where(finite, thresholds, np.nan)
         lines[1:1] = upper.plot(steps, drawn, color=ORANGE, lw=1.2, ls="--", zorder=4)
         names.insert(1, "threshold")
         late = max(late, np.nanmax(drawn)) if np.nanmax(drawn) < 20 * late else late
-    upper.set_ylim(min(0.0, 1.05 * values.min()), 1.25 * (high if high < 1.5 * late else late))
+    bottom, top = min(0.0, 1.05 * values.min()), max(high, late) if high < 1.5 * late else late
+    upper.set_ylim(bottom, top + 0.25 * max(top - bottom, abs(top)))  # room for the legend
     upper.legend(lines, names, frameon=False, fontsize="small", ncols=len(names), loc="upper right")
     upper.set_ylabel(label)
-    lower.plot(steps, losses, color="black", lw=1)
+    lower.plot(steps, losses, color="black", lw=1, marker=marker)
     if (losses > 0).all():
         from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -239,13 +245,13 @@ def _ranks(group: list[int]) -> str:
 
 
 def _groups(values: Any, distance: float) -> list[list[int]]:
-    """Group the finite values that lie closer than `distance` to the first of their group."""
+    """Group the finite values, so that the means of the groups are at least `distance` apart."""
     groups: list[list[int]] = []
     for i in np.argsort(-values, kind="stable"):
-        if np.isfinite(values[i]) and groups and values[groups[-1][0]] - values[i] < distance:
-            groups[-1].append(int(i))
-        elif np.isfinite(values[i]):
+        if np.isfinite(values[i]):
             groups.append([int(i)])
+        while len(groups) > 1 and np.mean(values[groups[-2]]) - np.mean(values[groups[-1]]) < distance:
+            groups[-2:] = [groups[-2] + groups[-1]]
     return groups
 
 

@@ -98,9 +98,9 @@ def test_a_place_that_cannot_be_written_is_an_input_error(path, tmp_path):
             save_checkpoint(place, ARRAYS, RECORD, IDENTITY)
         with pytest.raises(jo.InputError, match="folder"):
             prepare_checkpoint(place, resume=True)
-    with pytest.raises(jo.InputError, match="resume=True"):
+    with pytest.raises(jo.InputError, match="resume it, or remove it"):
         prepare_checkpoint(path, resume=False)
-    with pytest.raises(jo.InputError, match="no checkpoint="):
+    with pytest.raises(jo.InputError, match="no checkpoint was named"):
         prepare_checkpoint(None, resume=True)
     assert prepare_checkpoint(path, resume=True)
     assert not prepare_checkpoint(tmp_path / "new.npz", resume=True)

@@ -67,8 +67,12 @@ def test_lyapunov_is_that_of_the_library(start, capsys):
     loss = two_layer()
     f = jo.HeavyBall(loss, 0.2, 0.5)
     state = f.run(f.initial(loss.initial(0)), steps=5)
-    vectors = 2 if start == "random" else jo.leading_frame(f, state, 2, step=5)
-    assert printed["values"] == jo.lyapunov_spectrum(f, state, vectors, 12, transient=3, first=5).values.tolist()
+    if start == "random":
+        found = jo.lyapunov_spectrum(f, state, 2, 12, transient=3, first=5)
+    else:  # which settles first
+        state = f.run(state, steps=3, first=5)
+        found = jo.lyapunov_spectrum(f, state, jo.leading_frame(f, state, 2, step=8), 12, first=8)
+    assert printed["values"] == found.values.tolist()
     assert printed["loss"]["after"] < printed["loss"]["before"]
 
 
@@ -212,3 +216,42 @@ def test_help_lists_them_without_importing_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--every" in done.stdout
     assert done.stdout.endswith("False\n")
+
+
+def test_growth_over_a_window_that_diverges_keeps_the_steps_that_were_well(capsys):
+    options = ["growth", *NET, "--network", "tanh", "--steps", "0", "--window", "9", "--k", "2", "--lr", "1e12"]
+    assert main([*options, "--optimizer", "heavy-ball", "--start", "random", "--out", "run"]) == 2
+    printed = capsys.readouterr()
+    assert "became NaN or Inf at step" in printed.err
+    record = json.loads(Path("run/run.json").read_text())
+    assert not record["complete"]
+    assert len(record["local_mean"]) == 2
+    assert Path("run/figure.png").exists()
+
+
+def test_a_checkpoint_is_looked_at_before_the_training(capsys, monkeypatch):
+    monkeypatch.setattr("jvp_ops.cli._lyapunov.load", lambda _: pytest.fail("the data were loaded"))
+    assert main([*SMALL["lyapunov"], "--checkpoint", "/nowhere/run.npz"]) == 2
+    assert "is not a writable folder" in capsys.readouterr().err
+    assert main([*SMALL["lyapunov"], "--interval", "0"]) == 2
+    assert main([*SMALL["lyapunov"], "--transient", "-1"]) == 2
+
+
+def test_a_lyapunov_run_of_the_command_line_goes_on_from_its_checkpoint(capsys):
+    command = [*SMALL["lyapunov"], "--checkpoint", "run.npz", "--json", "--interval", "2"]
+    assert main([*SMALL["lyapunov"], "--json", "--interval", "2"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main([*command, "--max-seconds", "1e-9"]) == 0
+    part = json.loads(capsys.readouterr().out)
+    assert 0 < part["steps"] < 12
+    assert main(command) == 2
+    assert "resume it, or remove it" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out)["values"] == whole["values"]
+
+
+def test_adam_starts_at_random_unless_told_and_cannot_be_told(capsys):
+    assert main([*SMALL["lyapunov"], "--optimizer", "adam"]) == 0
+    assert "random directions" in capsys.readouterr().out
+    assert main([*SMALL["lyapunov"], "--optimizer", "adam", "--start", "leading"]) == 2
+    assert "not for this step of Adam: start at random" in capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_a_network_in_float32_has_them_too():
 
 def test_a_result_prints_and_is_saved(found, tmp_path):
     lines = repr(found).splitlines()
-    assert lines[0].startswith("2 covariant vectors at 151 states of steps 75 to 225, 600 products")
+    assert lines[0].startswith("2 covariant vectors at 151 states before steps 75 to 225, 600 products")
     assert len({len(line) for line in lines[1:3]}) == 1
     folder = found.save(tmp_path / "run")
     assert json.loads((folder / "run.json").read_text())["values"] == found.values.tolist()

@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_bits(orbit):
 
 def test_a_result_prints_as_a_table(five):
     lines = repr(five).splitlines()
-    assert lines[0].startswith("5 finite-time exponents over steps 0 to 40, ")
+    assert lines[0].startswith("5 finite-time exponents over steps 0 to 39, ")
     assert len(lines) == 7
     assert len({len(line) for line in lines[1:]}) == 1
 
@@ -176,3 +176,40 @@ def test_the_decomposition_puts_values_that_are_out_of_order_in_order_first():
     assert found.logs[0] - found.logs[4] > 700
     assert abs(found.logs.sum() - exact) < 1e-10
     assert abs(product_svd(triangles, sweeps=0).logs.sum() - exact) > 1e-6
+
+
+def test_residuals_are_those_of_the_dense_product_where_vectors_are_coupled():
+    """P = U diag(σ) Vᵀ with close σ, stopped early: what is reported is ‖Pᵀu − σv‖ / σ, of every vector."""
+    random = np.random.default_rng(1)
+    for seed in range(20):
+        n = 30
+        A = torch.from_numpy(np.diag(np.linspace(1.0, 1.5, n)) @ np.linalg.qr(random.standard_normal((n, n)))[0])
+        orbit = jo.Orbit(linear(A)[0], torch.zeros(n, dtype=DOUBLE), steps=3)
+        growth = jo.finite_time_exponents(orbit, k=4, max_iterations=1 + seed % 3, rng=seed)
+        P = dense_product(orbit)
+        sigma = torch.from_numpy(np.exp(growth.log_singular_values))
+        exact = torch.linalg.vector_norm(P.T @ growth.left - growth.right * sigma, dim=0) / sigma
+        np.testing.assert_allclose(growth.residuals, exact.numpy(), rtol=1e-6)
+
+
+def test_steps_that_spread_vectors_beyond_the_precision_are_noted():
+    spread = torch.diag(torch.tensor([1.0, 1e-1, 1e-2, 1e-3, 1e-6]))
+    Q = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)))[0]
+    orbit = jo.Orbit(linear(Q @ spread @ Q.T, dtype=torch.float32)[0], torch.zeros(5), steps=2)
+    assert any("fewer than half of the digits" in note for note in jo.finite_time_exponents(orbit, k=5).notes)
+    assert not any("half of the digits" in note for note in jo.finite_time_exponents(orbit, k=2, oversampling=0).notes)
+
+
+def test_a_product_that_is_zero_has_exponents_of_minus_infinity():
+    orbit = jo.Orbit(linear(torch.zeros(3, 3))[0], torch.zeros(3, dtype=DOUBLE), steps=2)
+    assert (jo.finite_time_exponents(orbit, k=2).values == -math.inf).all()
+
+
+def test_overflow_names_the_step():
+    f = jo.FunctionMap(lambda s: s * 10.0 ** (200 * (s[:1].detach() > 2)) * 1.5, size=2, dtype="float32")
+    orbit = jo.Orbit(jo.FunctionMap(lambda s: 1.0 * s, size=2, dtype="float32"), torch.ones(2), steps=12)
+    orbit.map = f  # whose derivative overflows where it is never run
+    orbit._states.write(7, torch.full((2,), 3.0))
+    for measure in (jo.finite_time_exponents, jo.local_growth):
+        with pytest.raises(jo.NonFiniteError, match="NaN or Inf at step 7"):
+            measure(orbit, 1)

@@ -10,6 +10,7 @@ from systems import DOUBLE, GOLDEN, Cocycle, cat, cubics, henon, linear, logisti
 import jvp_ops as jo
 from jvp_ops.dynamics import kaplan_yorke
 from jvp_ops.dynamics._frame import orthonormal
+from jvp_ops.dynamics._spectrum_result import batch_errors
 
 HENON = (0.41922, -1.62319)
 
@@ -156,3 +157,58 @@ def test_the_kaplan_yorke_dimension_needs_a_negative_sum_or_all_exponents():
     assert kaplan_yorke([0.3, 0.1], 2) == 2
     assert math.isnan(kaplan_yorke([0.3, -0.1], 5))
     assert kaplan_yorke([0.3, -math.inf], 2) == 1
+
+
+def test_the_jacobian_is_that_of_the_step_by_number():
+    """Under a schedule the exponent of a quadratic is the mean of ln |1 − α_t h| over just the steps measured."""
+    loss = jo.FunctionLoss(lambda x: (x**2).sum() * 0.35, size=1, dtype="float64")
+    f = jo.GradientDescent(loss, lambda step: 1 / (1 + step % 7))
+    found = jo.lyapunov_spectrum(f, torch.ones(1, dtype=torch.float64), 1, 10, transient=4, first=100)
+    expected = np.mean([math.log(1 - 0.7 / (1 + step % 7)) for step in range(104, 114)])
+    assert found.values[0] == pytest.approx(expected, rel=1e-12)
+    system = jo.TangentSystem(f, torch.ones(1, dtype=torch.float64), 1, first=3)
+    system.step()
+    assert system.orthonormalize()[0] == pytest.approx(math.log(1 - 0.7 / 4), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_map_that_forgets_everything_has_exponents_of_minus_infinity(k):
+    f, start = linear(torch.zeros(3, 3))
+    found = jo.lyapunov_spectrum(f, start, k, 4)
+    assert (found.values == -math.inf).all()
+    orbit = jo.Orbit(f, start, steps=3)
+    assert (jo.local_growth(orbit, k) == -math.inf).all()
+
+
+def test_vectors_of_zeros_are_refused():
+    f, start = linear(torch.eye(3))
+    with pytest.raises(jo.InputError, match="linearly independent; column 0 is not"):
+        jo.TangentSystem(f, start, torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_a_step_that_is_singular_only_in_the_transient_is_not_noted():
+    f = jo.FunctionMap(lambda s: s * torch.where(s.sum() > 5, torch.tensor([0.5, 0]), torch.tensor([0.9, 0.5])), size=2)
+    found = jo.lyapunov_spectrum(f, torch.tensor([5.2, 0.0]), 2, 20, transient=10, interval=1)
+    assert np.isfinite(found.values).all()
+    assert not any("singular" in note for note in found.notes)
+
+
+def test_the_kaplan_yorke_dimension_counts_a_sum_of_exactly_zero():
+    assert kaplan_yorke([1.0, -1.0, -2.0], 3) == 2.0
+
+
+def test_standard_errors_weigh_stretches_by_their_steps():
+    random = np.random.default_rng(0)
+    intervals = random.integers(1, 9, 400)
+    growth = np.array([0.3 * steps + 0.1 * steps**0.5 * random.standard_normal() for steps in intervals])[:, None]
+    expected = 0.1 / intervals.sum() ** 0.5
+    assert batch_errors(growth, intervals)[0] == pytest.approx(expected, rel=0.5)
+
+
+def test_a_default_run_has_stretches_enough_for_standard_errors():
+    f, start = linear(torch.eye(4))
+    found = jo.lyapunov_spectrum(f, start, 4, 100)
+    assert len(found.intervals) >= 16
+    assert np.isfinite(found.errors).all()
+    few = jo.lyapunov_spectrum(f, start, 4, 5)
+    assert few.notes == ("5 stretches are too few for standard errors: take more steps, or interval=1",)

@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         jo.lyapunov_spectrum(f, state + 1e-9, **REQUEST, checkpoint=file, resume=True)
     with pytest.raises(jo.DataError, match="first step gives other numbers"):
         jo.lyapunov_spectrum(henon(a=1.3)[0], state, **REQUEST, checkpoint=file, resume=True)
-    with pytest.raises(jo.InputError, match="resume=True"):
+    with pytest.raises(jo.InputError, match="resume it, or remove it"):
         run(checkpoint=file)
     assert file.read_bytes() == before
     file.write_bytes(before[:-20])
@@ -214,7 +214,7 @@ def start_of_henon(seed):
 def test_a_result_prints_renders_and_is_saved(whole, tmp_path):
     lines = repr(whole).splitlines()
     assert lines[0].startswith("2 Lyapunov exponents over 300 steps after 20, Kaplan–Yorke dimension 1.2")
-    assert lines[1].split("  ")[-1] == "growth per step"
+    assert lines[1].split("  ")[-1] == "factor per step"
     assert whole._repr_html_().count("<tr>") == 3
     folder = whole.save(tmp_path / "run")
     record = json.loads((folder / "run.json").read_text())
@@ -236,3 +236,39 @@ def test_a_vector_comes_apart_by_parameter_names():
     spectrum = jo.lyapunov_spectrum(f, theta, k=2, steps=4)
     assert list(spectrum.tensors(1)) == ["W1", "b1", "W2", "b2"]
     assert len(spectrum) == 2
+
+
+def test_checkpoints_see_small_changes_of_what_a_map_closes_over_and_the_seed(tmp_path):
+    file = tmp_path / "run.npz"
+    run(checkpoint=file, callback=lambda *_: np.True_)
+    with pytest.raises(jo.DataError, match="no fingerprint sees"):
+        jo.lyapunov_spectrum(*henon(a=1.4001), **REQUEST, checkpoint=file, resume=True)
+    with pytest.raises(jo.DataError, match=r"\(fingerprint .*: steps differs"):
+        run(checkpoint=file, resume=True, steps=301)
+    V = torch.eye(2, dtype=DOUBLE)
+    run(k=V, checkpoint=tmp_path / "given.npz", callback=lambda *_: True)
+    with pytest.raises(jo.DataError, match="seed differs"):
+        run(k=V, rng=6, checkpoint=tmp_path / "given.npz", resume=True)
+
+
+def test_a_callback_may_answer_in_numpy_and_its_errors_leave_a_checkpoint(tmp_path):
+    assert run(callback=lambda steps, values: values[0] > -9).steps < 300
+
+    def broken(steps, values):
+        if steps >= 40:
+            raise RuntimeError("mine")
+
+    file = tmp_path / "run.npz"
+    with pytest.raises(RuntimeError, match="mine"):
+        run(callback=broken, checkpoint=file)
+    same(run(checkpoint=file, resume=True), run())
+
+
+def test_products_count_what_was_done_over_and_seconds_those_of_all_sittings(tmp_path):
+    f, state = linear([[1.0, 0.0], [0.0, 1e-7]])
+    found = jo.lyapunov_spectrum(f, state, 2, 8, interval=4)
+    assert "done over" in found.notes[0]
+    assert found.products > 2 * 8
+    file = tmp_path / "run.npz"
+    first = run(checkpoint=file, callback=lambda steps, values: steps >= 100)
+    assert run(checkpoint=file, resume=True).seconds > first.seconds

@@ -8,6 +8,7 @@ import torch
 from systems import DOUBLE, dense_product, henon, linear, network, twisted
 
 import jvp_ops as jo
+from jvp_ops.dynamics._states import DiskStates
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,8 @@ def test_an_orbit_on_disk_of_another_map_or_damaged_is_refused(tmp_path):
         jo.Orbit(f, state + 1e-3, steps=9, folder=tmp_path)
     with pytest.raises(jo.DataError, match="its first step differs"):
         jo.Orbit(henon(a=1.3)[0], state, steps=9, folder=tmp_path)  # a is closed over: no fingerprint sees it
+    with pytest.raises(jo.DataError, match="its first step differs"):
+        jo.Orbit(henon(a=1.40001)[0], state, steps=9, folder=tmp_path)
     content = (tmp_path / "states.npy").read_bytes()
     (tmp_path / "states.npy").write_bytes(content[:-3] + b"abc")
     with pytest.raises(jo.DataError, match="damaged"):
@@ -188,6 +191,24 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     with pytest.raises(jo.InputError, match="not empty"):
         jo.Orbit(*henon(), steps=3, folder=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_interruption_at_the_very_end_leaves_an_empty_folder(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DiskStates, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jo.Orbit(*henon(), steps=3, folder=tmp_path / "orbit")
+    monkeypatch.undo()
+    assert len(jo.Orbit(*henon(), steps=3, folder=tmp_path / "orbit")) == 4
+
+
+def test_counts_may_be_numpys(tmp_path):
+    orbit = jo.Orbit(*henon(), steps=np.int64(5), first=np.int64(2), folder=tmp_path / "orbit")
+    start, stop = np.arange(1, 3)
+    assert jo.local_growth(orbit, 1, start=start, stop=stop).shape == (1, 1)
+    assert len(jo.finite_time_exponents(orbit, 1, oversampling=np.int64(1))) == 1
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------

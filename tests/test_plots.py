@@ -257,4 +257,4 @@ def test_results_of_growth_draw_themselves():
     spectrum = jo.lyapunov_spectrum(henon, orbit[0], k=2, steps=20)
     assert spectrum.plot().get_ylabel() == "running exponent per step"
     assert jo.finite_time_exponents(orbit, k=2).plot().get_ylabel() == "finite-time exponent per step"
-    assert jo.covariant_vectors(orbit, k=2).plot().get_ylabel() == "growth per step"
+    assert jo.covariant_vectors(orbit, k=2).plot().get_ylabel() == "log growth per step"

@@ -98,7 +98,7 @@ def test_a_checkpoint_of_another_operator_or_request_is_refused(tmp_path):
     for operator, k, which, options in other:
         with pytest.raises(jo.DataError, match="of another run"):
             jo.eigenpairs(operator, k, which, checkpoint=path, resume=True, **options)
-    with pytest.raises(jo.InputError, match="resume=True"):
+    with pytest.raises(jo.InputError, match="resume it, or remove it"):
         jo.eigenpairs(laplacian(200).operator, 4, "LA", checkpoint=path)
 
 

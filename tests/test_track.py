@@ -152,7 +152,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_uninterrupted_one(stop, tmp_p
     for name in ("at", "values", "products", "continuity", "losses", "verified"):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert torch.equal(again.vectors, whole.vectors)
-    with pytest.raises(jo.InputError, match="resume=True"):
+    with pytest.raises(jo.InputError, match="resume it, or remove it"):
         track(checkpoint=file)
     with pytest.raises(jo.DataError, match="another run"):
         track(checkpoint=file, resume=True, k=3)
@@ -168,6 +168,61 @@ def test_a_run_that_diverges_leaves_what_was_measured():
     assert not partial.complete
     assert "divergence" in partial.notes[0]
     assert partial.ratio[-1] > 1
+
+
+def test_divergence_is_at_the_step_by_number_and_leaves_a_checkpoint(tmp_path):
+    loss = jo.FunctionLoss(lambda x: (x**4).sum(), size=4, dtype="float64")
+    f, start = jo.GradientDescent(loss, lambda step: 0.01 if step < 55 else 1e300), torch.ones(4, dtype=torch.float64)
+    options = {"every": 20, "k": 1, "first": 10, "checkpoint": tmp_path / "track.npz"}
+    with pytest.raises(jo.NonFiniteError, match=r"at step 56:"):
+        jo.track_eigenpairs(f, start, 100, **options)
+    with pytest.raises(jo.NonFiniteError, match=r"at step 56:") as again:
+        jo.track_eigenpairs(f, start, 100, **options, resume=True)
+    assert again.value.partial.at.tolist() == [10, 30, 50]
+    with pytest.raises(jo.NonFiniteError, match="at the state before step 10:"):
+        jo.track_eigenpairs(f, 1e160 * start, 100, **{**options, "checkpoint": None})
+
+
+def test_a_checkpoint_of_a_loss_that_closes_over_other_numbers_is_refused(tmp_path):
+    def run(h, **options):
+        h = torch.tensor(h, dtype=torch.float64)
+        f = jo.GradientDescent(jo.FunctionLoss(lambda x: (h * x**2).sum() / 2, size=3, dtype="float64"), 0.1)
+        start, file = torch.ones(3, dtype=torch.float64), tmp_path / "track.npz"
+        return jo.track_eigenpairs(f, start, 20, every=10, k=1, checkpoint=file, **options)
+
+    run([1.0, 2.0, 3.0], callback=lambda step, values: np.bool_(True))
+    with pytest.raises(jo.DataError, match="no fingerprint sees"):
+        run([1.0, 2.0, 3.001], resume=True)
+    assert run([1.0, 2.0, 3.0], resume=True).complete
+
+
+@pytest.mark.parametrize("which", ["SA", "BE", "LM"])
+def test_what_is_shown_says_which_end_it_is(which):
+    found = track(which=which, k=3)
+    line = found.plot()[0].lines[0].get_ydata()
+    np.testing.assert_array_equal(line, found.values.min(axis=1) if which == "SA" else found.values.max(axis=1))
+    names = [text.get_text() for text in found.plot()[0].get_legend().get_texts()]
+    assert names[0] == ("lowest" if which == "SA" else "largest")
+    assert ("threshold" in names) <= (which != "SA")
+    if which != "SA":
+        assert found.header()[2:4] == ["largest", "lowest"]
+        assert found.rows()[-1][2:4] == [f"{found.values[-1].max():.6g}", f"{found.values[-1].min():.6g}"]
+
+
+def test_the_threshold_is_inside_of_the_figure_where_it_is_drawn():
+    from jvp_ops.plots import plot_tracking
+
+    upper, _ = plot_tracking([0, 1, 2], [[2.0], [2.5], [2.6]], [4.0] * 3, [1.0, 0.5, 0.2])
+    assert upper.get_ylim()[1] > 4
+    upper, lower = plot_tracking([7], [[2.0, 1.0]], [4.0], [1.0])
+    assert {line.get_marker() for line in (*upper.lines[:2], *lower.lines)} >= {"o"}
+
+
+def test_one_row_and_huge_ratios_read_well():
+    found = track(callback=lambda *_: True)
+    assert "the last 1 rows" not in str(found)
+    wide = replace(found, thresholds=np.full(len(found), 1e-120))
+    assert max(map(len, str(wide).splitlines()[1:3])) < 160
 
 
 def test_ctrl_c_keeps_what_was_measured():
@@ -213,7 +268,7 @@ def test_a_map_without_a_loss_is_refused():
 def test_the_result_shows_and_saves_itself(tmp_path):
     found = track()
     text = repr(found)
-    assert "2 eigenvalues (LA) of the hessian at 4 of 30 steps" in text
+    assert "2 eigenvalues (LA) of the hessian at 4 of the states before steps 0 to 30" in text
     assert text.count("\n") == 5
     assert "<table>" in found._repr_html_()
     found.save(tmp_path / "run")

@@ -5,7 +5,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress
-from jvp_ops.cli._output import add_output_options, deliver, run_folder
+from jvp_ops.cli._output import add_output_options, deliver, fail, run_folder
 from jvp_ops.cli._training import (
     RATES,
     add_start_option,
@@ -14,7 +14,9 @@ from jvp_ops.cli._training import (
     network_of,
     optimizer_of,
     start_of,
+    starts_leading,
 )
+from jvp_ops.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from jvp_ops.dynamics import FiniteTimeExponents
@@ -54,8 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
     loss, theta = network_of(data, arguments)
     f, bars = optimizer_of(arguments, loss), show_progress(arguments)
     state = f.run(f.initial(theta), steps=arguments.steps, progress=bars)
-    orbit = Orbit(f, state, arguments.window, first=arguments.steps)
-    start = start_of(arguments, f, state)
+    error: NonFiniteError | None = None
+    try:
+        orbit = Orbit(f, state, arguments.window, first=arguments.steps)
+    except NonFiniteError as diverged:
+        if not isinstance(diverged.partial, Orbit) or diverged.partial.steps == 0:
+            raise
+        orbit, error = diverged.partial, diverged
+    start = start_of(arguments, f, state, arguments.steps)
     local = local_growth(orbit, start, rng=arguments.seed, progress=bars)
     found: FiniteTimeExponents | None = None
     with contextlib.suppress(KeyboardInterrupt):
@@ -67,23 +75,30 @@ def run(arguments: argparse.Namespace) -> int:
             rng=arguments.seed,
             progress=bars,
         )
-    before, after = float(loss.value(theta)), float(loss.value(f.theta(orbit[arguments.window])))
-    steps = range(arguments.steps, arguments.steps + arguments.window)
+    before, after = float(loss.value(theta)), float(loss.value(f.theta(orbit[orbit.steps])))
+    steps = range(orbit.first, orbit.first + orbit.steps)
+    kind = "leading" if starts_leading(arguments) else "random"
     means = plain(local.mean(axis=0))
     record = {} if found is None else found.record()
-    numbers = {"local_mean": means, "loss": {"before": before, "after": after}, "complete": found is not None}
+    numbers = {
+        "local_mean": means,
+        "loss": {"before": plain(before), "after": plain(after)},
+        "complete": found is not None and error is None,
+    }
     shown = "  ".join(f"{mean:.6g}" for mean in local.mean(axis=0))
     table = "stopped by Ctrl-C before any exponent of the window was found" if found is None else str(found)
     deliver(
         arguments,
         folder,
         text=f"{described(data, arguments, f)}; loss {before:.4f} → {after:.4f}\n\n{table}\n\n"
-        f"a frame of {arguments.start} directions grows by, per step (mean over the window): {shown}",
+        f"a frame of {kind} directions grows by, per step (mean over the window): {shown}",
         record=record | numbers,
         arrays=({} if found is None else found.arrays()) | {"local_growth": local},
-        identity={"command": "growth", "k": arguments.k, "start": arguments.start, "orbit": orbit.identity()},
+        identity={"command": "growth", "k": arguments.k, "start": kind, "orbit": orbit.identity()},
         draw=lambda: _figure(steps, local, found),
     )
+    if error is not None:
+        return fail(error)
     return 130 if found is None else 0
 
 

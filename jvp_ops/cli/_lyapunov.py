@@ -13,8 +13,9 @@ from jvp_ops.cli._training import (
     network_of,
     optimizer_of,
     start_of,
+    starts_leading,
 )
-from jvp_ops.errors import NonFiniteError
+from jvp_ops.errors import InputError, NonFiniteError
 
 
 def add_parser(commands: Any) -> None:
@@ -28,7 +29,7 @@ def add_parser(commands: Any) -> None:
     add_problem_options(parser, lr=None)
     add_training_options(parser, network="two-layer")
     parser.add_argument("--window", type=int, default=200, metavar="N", help="steps to measure over; default: 200")
-    parser.add_argument("--transient", type=int, default=50, metavar="N", help="steps before them; default: 50")
+    parser.add_argument("--transient", type=int, default=50, metavar="N", help="steps to settle before; default: 50")
     parser.add_argument("--interval", type=int, metavar="N", help="steps between decompositions; default: adapted")
     parser.add_argument("--k", type=int, default=5, metavar="N", help="exponents; default: 5")
     add_start_option(parser)
@@ -41,10 +42,15 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print."""
+    from jvp_ops._report import plain
     from jvp_ops.dynamics import LyapunovSpectrum, lyapunov_spectrum
+    from jvp_ops.store import prepare_checkpoint
 
-    for name in ("k", "window"):
+    for name in ("k", "window", *(["interval"] if arguments.interval is not None else [])):
         check_positive(getattr(arguments, name), f"--{name}")
+    if arguments.transient < 0:
+        raise InputError(f"--transient must be at least 0, not {arguments.transient}")
+    prepare_checkpoint(arguments.checkpoint, resume=arguments.resume)  # before the training, not after it
     folder = run_folder(arguments)
     if arguments.lr is None:
         arguments.lr = RATES[arguments.optimizer]
@@ -52,16 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
     loss, theta = network_of(data, arguments)
     f, bars, error = optimizer_of(arguments, loss), show_progress(arguments), None
     state = f.run(f.initial(theta), steps=arguments.steps, progress=bars)
-    start = start_of(arguments, f, state)
+    transient, first = arguments.transient, arguments.steps
+    if starts_leading(arguments):  # there, the vectors need no transient of their own
+        state = f.run(state, steps=transient, first=first, progress=bars)
+        transient, first = 0, first + transient
+    start = start_of(arguments, f, state, first)
     try:
         found = lyapunov_spectrum(
             f,
             state,
             start,
             arguments.window,
-            transient=arguments.transient,
+            transient=transient,
             interval=arguments.interval,
-            first=arguments.steps,
+            first=first,
             rng=arguments.seed,
             progress=bars,
             max_seconds=arguments.max_seconds,
@@ -78,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments,
         folder,
         text=f"{described(data, arguments, f)}; loss {before:.4f} → {after:.4f}\n\n{found}",
-        record=found.record() | {"loss": {"before": before, "after": after}},
+        record=found.record() | {"loss": {"before": plain(before), "after": plain(after)}},
         arrays=found.arrays(),
         identity=found.provenance,
         draw=lambda: kept.plot().figure,

@@ -115,17 +115,24 @@ def add_start_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
         choices=("leading", "random"),
-        default="leading",
-        help="tangent vectors to start from: eigenvectors of the optimizer's curvature that lead here, or random; "
-        "default: leading",
+        help="tangent vectors to start from: the leading eigenvectors of the step's Jacobian, or random; default: "
+        "leading for gd, heavy-ball and nesterov without --clip, and otherwise random",
     )
 
 
-def start_of(arguments: argparse.Namespace, f: "OptimizerMap | MinibatchSGD", state: "Tensor") -> "int | Tensor":
-    """Make the tangent vectors that were asked for, or only count them where they are random."""
+def starts_leading(arguments: argparse.Namespace) -> bool:
+    """Say whether tangent vectors are to start from the leading directions."""
+    closed = arguments.optimizer in ("gd", "heavy-ball", "nesterov") and arguments.clip is None
+    return closed if arguments.start is None else bool(arguments.start == "leading")
+
+
+def start_of(
+    arguments: argparse.Namespace, f: "OptimizerMap | MinibatchSGD", state: "Tensor", step: int
+) -> "int | Tensor":
+    """Make the tangent vectors to start from at a state, or only count them where they are random."""
     from jvp_ops.dynamics import leading_frame
 
     k: int = arguments.k
-    if arguments.start == "random":
+    if not starts_leading(arguments):
         return k
-    return leading_frame(f, state, k, step=arguments.steps, rng=arguments.seed, progress=show_progress(arguments))
+    return leading_frame(f, state, k, step=step, rng=arguments.seed, progress=show_progress(arguments))

@@ -99,13 +99,15 @@ def covariant_vectors(
     n, k = orbit.parameters.size, check_count(k, orbit.parameters.size)
     start, stop = _window(orbit.steps, forward_transient, backward_transient)
     asked = _asked(at, start, stop)
-    needed = len(asked) * n * k * orbit.dtype.itemsize * 2 + (orbit.steps - start) * k * k * 8
+    needed = (len(asked) + 1) * n * k * orbit.dtype.itemsize + (orbit.steps - start) * k * k * 8
     budget = resolve_budget(max_memory, orbit.device)
     require(needed, budget, f"{k} covariant vectors at {len(asked)} states", "name fewer steps in at=, or a smaller k")
     random = generator(rng)
-    bases, triangles = _forward(orbit, k, start, set(asked), random, progress)
+    vectors = torch.empty(len(asked), n, k, dtype=orbit.dtype, device=orbit.device)
+    triangles = _forward(orbit, vectors, start, asked, random, progress)
     coefficients, growth, uncertainty = _backward(triangles, stop - start, random)
-    vectors = torch.stack([_combined(bases[t], coefficients[t - start]) for t in asked])
+    for row, t in enumerate(asked):
+        vectors[row] = _combined(vectors[row], coefficients[t - start])
     ones = np.ones(stop - start, dtype=np.int64)
     loose = bool((uncertainty > 1e-3).any())
     request = {"k": k, "window": [start, stop], "orbit": orbit.identity()}
@@ -119,6 +121,7 @@ def covariant_vectors(
         uncertainty=uncertainty,
         start=start,
         stop=stop,
+        first=orbit.first,
         products=k * orbit.steps,
         seconds=time.monotonic() - began,
         parameters=orbit.parameters,
@@ -151,11 +154,14 @@ def _asked(at: Sequence[int] | None, start: int, stop: int) -> list[int]:
 
 
 def _forward(
-    orbit: Orbit, k: int, start: int, asked: set[int], random: np.random.Generator, progress: bool
-) -> tuple[dict[int, Tensor], list[Triangle]]:
-    """Move a frame over the whole orbit; keep it at the asked steps, and the triangles from the window's start on."""
+    orbit: Orbit, bases: Tensor, start: int, asked: list[int], random: np.random.Generator, progress: bool
+) -> list[Triangle]:
+    """Move a frame over the whole orbit; keep it at the asked steps, and give the window's triangles."""
+    k, rows = bases.shape[2], {t: row for row, t in enumerate(asked)}
     Q = check_frame(k, size=orbit.parameters.size, dtype=orbit.dtype, device=orbit.device, random=random)
-    bases, triangles = {0: Q.to(orbit.dtype)} if 0 in asked else {}, []
+    triangles = []
+    if 0 in rows:
+        bases[rows[0]] = Q
     with progress_bar(orbit.steps, show=progress, description="covariant vectors", unit="step") as bar:
         for t, frame in enumerate(frames(orbit, range(orbit.steps), Q, random, bar), start=1):
             if t > start:
@@ -165,9 +171,9 @@ def _forward(
                         ": a vector that does not grow at all has no covariant one; use a smaller k"
                     )
                 triangles.append(frame.triangle)
-            if t in asked:
-                bases[t] = frame.vectors.to(orbit.dtype)
-    return bases, triangles
+            if t in rows:
+                bases[rows[t]] = frame.vectors
+    return triangles
 
 
 def _backward(

@@ -37,7 +37,9 @@ class CovariantVectors:
         Angle at the end of the window between the vectors of two random backward starts: what the backward
         transient has left over. It says nothing of the forward transient.
     start, stop : int
-        The window: steps `start` to `stop` − 1.
+        The window: steps `start` to `stop` − 1 of the orbit.
+    first : int
+        The number of the orbit's first step.
     products : int
         Directions multiplied by a step's Jacobian.
     seconds : float
@@ -55,6 +57,7 @@ class CovariantVectors:
     uncertainty: Floats
     start: int
     stop: int
+    first: int
     products: int
     seconds: float
     parameters: Parameters
@@ -88,7 +91,8 @@ class CovariantVectors:
     def summary(self) -> str:
         """Say in one line what was found and at what cost."""
         return (
-            f"{len(self)} covariant vectors at {len(self.at)} states of steps {self.start} to {self.stop}, "
+            f"{len(self)} covariant vectors at {len(self.at)} states before steps {self.first + self.at[0]} to "
+            f"{self.first + self.at[-1]}, "
             f"{self.products} products in {self.seconds:.2f} s"
         )
 
@@ -100,7 +104,7 @@ class CovariantVectors:
 
     def record(self) -> dict[str, Any]:
         """Give all but the arrays as a JSON-able dict."""
-        names = ("start", "stop", "products", "seconds")
+        names = ("start", "stop", "first", "products", "seconds")
         figures = ("values", "errors", "least_angles", "uncertainty", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 
@@ -117,4 +121,4 @@ class CovariantVectors:
         """Draw the growth of each vector in each step of the window; return the matplotlib axes."""
         from jvp_ops.plots import plot_local_growth  # matplotlib only when something is drawn
 
-        return plot_local_growth(np.arange(self.start, self.stop), self.growth, ax=ax)
+        return plot_local_growth(self.first + np.arange(self.start, self.stop), self.growth, ax=ax)

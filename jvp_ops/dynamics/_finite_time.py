@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from jvp_ops._checks import finite_number, positive_int
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.dynamics._finite_time_result import FiniteTimeExponents
-from jvp_ops.dynamics._frame import Triangle, check_frame, check_range, orthonormal, require_frame
+from jvp_ops.dynamics._frame import (
+    SAFE_SPREAD,
+    Triangle,
+    check_frame,
+    check_range,
+    orthonormal,
+    require_frame,
+    spread_of,
+)
 from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._product_svd import product_svd
 from jvp_ops.dynamics._sweeps import frames
@@ -87,6 +96,9 @@ def finite_time_exponents(
     same window tell how vectors grow that happened to be there at its start, and the largest of them is never above
     the largest of these. Both agree only as the window grows without end.
 
+    They depend on the scalar product of the state, so on the units of θ against those of momenta and averages. For
+    `RMSProp` and `Adam` the largest tell of one step's ∂θ/∂v where v is nearly 0.
+
     References
     ----------
     K. Geist, U. Parlitz, W. Lauterborn, "Comparison of different methods for computing Lyapunov exponents", Progress
@@ -109,7 +121,7 @@ def finite_time_exponents(
     k = begin.shape[1]
     limit = _TOL[orbit.dtype] if tol is None else finite_number(tol, "tol", least=0)
     positive_int(max_iterations, "max_iterations")
-    if isinstance(oversampling, bool) or not isinstance(oversampling, int) or oversampling < 0:
+    if isinstance(oversampling, bool) or not isinstance(oversampling, Integral) or oversampling < 0:
         raise InputError(f"oversampling must be an integer of at least 0, not {oversampling!r}")
     block = min(n, k + oversampling)
     require_frame(n, min(n, _MILD_BLOCKS * block), orbit.device)
@@ -147,12 +159,13 @@ def finite_time_exponents(
         converged=residuals <= limit,
         start=start,
         stop=stop,
+        first=orbit.first,
         tol=limit,
         iterations=len(worst),
         products=products,
         seconds=time.monotonic() - began,
         parameters=orbit.parameters,
-        notes=tuple(_notes(worst, limit, stalled)),
+        notes=(*_notes(worst, limit, stalled), *_strain_notes(found.strained, orbit.dtype)),
         provenance={"analysis": "finite_time_exponents", "k": k, "window": [start, stop], "orbit": orbit.identity()},
     )
 
@@ -166,6 +179,7 @@ class _Iteration:
     left: Tensor
     back: Tensor
     residuals: Floats
+    strained: int
 
 
 def _iterate(orbit: Orbit, window: range, V: Tensor, block: int, random: np.random.Generator, bar: Any) -> _Iteration:
@@ -173,7 +187,7 @@ def _iterate(orbit: Orbit, window: range, V: Tensor, block: int, random: np.rand
     Q, triangles = _sweep(orbit, window, V, random, bar, adjoint=False)
     small = product_svd(triangles)
     right, left = (side @ torch.from_numpy(part).to(V) for side, part in ((V, small.right), (Q, small.left)))
-    return _checked(orbit, window, small.logs, right, left, block, random, bar)
+    return _checked(orbit, window, small.logs, right, left, block, random, bar, _strained(triangles, orbit.dtype))
 
 
 def _extended(
@@ -195,7 +209,8 @@ def _extended(
     U, sigma, Zt = torch.linalg.svd(torch.cat([known, image], dim=1), full_matrices=False)
     basis = torch.cat([kept, fresh], dim=1)
     logs: Floats = sigma.clamp_min(torch.finfo(sigma.dtype).tiny).log().cpu().numpy()
-    return _checked(orbit, window, logs, basis @ Zt.mT, U, block, random, bar)
+    strained = max(found.strained, _strained(triangles, orbit.dtype))
+    return _checked(orbit, window, logs, basis @ Zt.mT, U, block, random, bar, strained)
 
 
 def _checked(
@@ -207,14 +222,34 @@ def _checked(
     block: int,
     random: np.random.Generator,
     bar: Any,
+    strained: int,
 ) -> _Iteration:
     """Sweep the leading left vectors backward, and see how far they come from the right ones."""
-    back, _ = _sweep(orbit, window[::-1], left[:, :block], random, bar, adjoint=True)
-    # Pᵀu = σv + what lies outside of the basis: its part that is not along v is the residual, relative to σ
-    along = (right[:, :block] * back).sum(dim=0)
-    apart = torch.linalg.vector_norm(back - right[:, :block] * along, dim=0)
-    residuals = (apart / along.abs().clamp_min(1e-300)).cpu().numpy()
-    return _Iteration(logs, right, left, back, np.where(logs[:block] == -np.inf, 0.0, residuals))
+    back, triangles = _sweep(orbit, window[::-1], left[:, :block], random, bar, adjoint=True)
+    # Pᵀu = σv + what lies outside of the basis, which is the residual; Pᵀ U = back · R_last ⋯ R_first
+    outside = back
+    for _ in range(2):
+        outside = outside - right @ (right.mT @ outside)
+    apart = torch.linalg.vector_norm(outside @ torch.from_numpy(_scaled(triangles, logs[:block])).to(back), dim=0)
+    residuals = apart.cpu().numpy()
+    return _Iteration(logs, right, left, back, np.where(logs[:block] == -np.inf, 0.0, residuals), strained)
+
+
+def _strained(triangles: list[Triangle], dtype: torch.dtype) -> int:
+    """Count the steps that spread the vectors by more than their precision tells apart."""
+    spreads = [spread_of(R) for R in triangles]
+    return sum(SAFE_SPREAD[dtype] < spread < np.inf for spread in spreads)
+
+
+def _scaled(triangles: list[Triangle], logs: Floats) -> Floats:
+    """Multiply triangles, R_last ⋯ R_first, and divide column i by exp(logs_i), without overflow on the way."""
+    product, scales = np.eye(len(logs)), np.zeros(len(logs))
+    for R in triangles:
+        product = R @ product
+        norms = np.maximum(np.linalg.norm(product, axis=0), np.finfo(np.float64).tiny)
+        product, scales = product / norms, scales + np.log(norms)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.nan_to_num(product * np.exp(scales - logs), nan=0.0)
 
 
 def _with_random(V: Tensor, more: int, random: np.random.Generator) -> Tensor:
@@ -248,6 +283,15 @@ def _stalls(worst: list[float], dtype: torch.dtype) -> bool:
     """Say whether the residuals no longer fall, at a level where rounding can be the reason."""
     small = worst[-1] < 10 * torch.finfo(dtype).eps ** 0.5
     return len(worst) > 3 and small and worst[-1] > 0.5 * worst[-4]
+
+
+def _strain_notes(strained: int, dtype: torch.dtype) -> list[str]:
+    if not strained:
+        return []
+    return [
+        f"{strained} single steps spread the vectors by more than {SAFE_SPREAD[dtype]:g} e-folds: the least exponents "
+        "have fewer than half of the digits there, which residuals and bounds do not tell; take a smaller k or float64"
+    ]
 
 
 def _notes(worst: list[float], limit: float, stalled: bool) -> list[str]:

@@ -30,14 +30,17 @@ class FiniteTimeExponents:
     left : Tensor, shape (n, k)
         Left singular vectors: what they have become at its end, P vᵢ = σᵢ uᵢ.
     residuals : ndarray of float64, shape (k,)
-        ‖Pᵀuᵢ − σᵢvᵢ‖ / σᵢ, with the part along stronger vectors left out; P vᵢ = σᵢ uᵢ holds by construction.
+        ‖Pᵀuᵢ − σᵢvᵢ‖ / σᵢ, without what lies inside of the basis, zero but for rounding; P vᵢ = σᵢ uᵢ holds by
+        construction.
     bounds : ndarray of float64, shape (k,)
         −ln(1 − residual) / 2T: how far an exponent of the product can be, before rounding. With a gap between
         exponents the error is of the order of the residual squared, far less.
     converged : ndarray of bool, shape (k,)
         The residual is at most `tol`.
     start, stop : int
-        The window: steps start to stop − 1.
+        The window: steps start to stop − 1 of the orbit.
+    first : int
+        The number of the orbit's first step.
     tol : float
     iterations : int
         Pairs of a forward and a backward sweep.
@@ -59,6 +62,7 @@ class FiniteTimeExponents:
     converged: NDArray[np.bool_]
     start: int
     stop: int
+    first: int
     tol: float
     iterations: int
     products: int
@@ -94,7 +98,8 @@ class FiniteTimeExponents:
     def summary(self) -> str:
         """Say in one line what was found and at what cost."""
         return (
-            f"{len(self)} finite-time exponents over steps {self.start} to {self.stop}, {self.iterations} iterations, "
+            f"{len(self)} finite-time exponents over steps {self.first + self.start} to "
+            f"{self.first + self.stop - 1}, {self.iterations} iterations, "
             f"{self.products} products in {self.seconds:.2f} s, tol {self.tol:.1e}"
         )
 

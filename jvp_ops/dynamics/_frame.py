@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,14 @@ class Frame:
 
         The part is known to about exp(spread) times the rounding of a product.
         """
-        if self.lost.any():
-            return float("inf")
-        largest = np.maximum.accumulate(_column_norms(self.triangle))
-        return float((np.log(largest) - self.growth).max())
+        return spread_of(self.triangle)
+
+
+def spread_of(R: Triangle) -> float:
+    """Find `Frame.spread` of a triangle; infinite where a column is lost."""
+    if not np.diagonal(R).all():
+        return float("inf")
+    return float((np.log(np.maximum.accumulate(_column_norms(R))) - np.log(np.diagonal(R))).max())
 
 
 def orthonormal(V: Tensor, *, rounding: float, random: np.random.Generator) -> Frame:
@@ -65,6 +70,9 @@ def orthonormal(V: Tensor, *, rounding: float, random: np.random.Generator) -> F
     kept = list(range(V.shape[1]))
     while lost.any():  # one at a time, from the left: what comes after a lost column must not be judged against it
         del kept[int(np.argmax(lost))]
+        if not kept:
+            Q = wide[:, :0]
+            break
         Q, R = _qr(wide[:, kept])
         lost = _lost(R, rounding)
     return _refilled(wide, Q, kept, random)
@@ -120,7 +128,7 @@ def check_count(k: object, size: int) -> int:
 def check_range(start: object, stop: object, steps: int) -> tuple[int, int]:
     """Check a part `start` to `stop` (None: the end) of an orbit, of at least one step."""
     stop = steps if stop is None else stop
-    whole = all(isinstance(end, int) and not isinstance(end, bool) for end in (start, stop))
+    whole = all(isinstance(end, Integral) and not isinstance(end, bool) for end in (start, stop))
     if not whole or not 0 <= start < stop <= steps:  # type: ignore[operator]
         raise InputError(f"start and stop must be steps with 0 ≤ start < stop ≤ {steps}, not {start!r} and {stop!r}")
     return int(start), int(stop)  # type: ignore[call-overload]

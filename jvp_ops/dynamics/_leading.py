@@ -1,6 +1,6 @@
 """`leading_frame`: tangent vectors to start from that are near the leading ones."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from jvp_ops._checks import positive_int
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._frame import optimizer_under, orthonormal
 from jvp_ops.eigen import eigenpairs
-from jvp_ops.errors import InputError
+from jvp_ops.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
     from jvp_ops.maps import MinibatchSGD
@@ -22,23 +22,21 @@ def leading_frame(
     k: int,
     *,
     step: int = 0,
-    tol: float = 1e-3,
+    tol: float = 1e-4,
     rng: Rng = 0,
     progress: bool = False,
 ) -> Tensor:
-    r"""Find k directions of an optimizer's state that grow fast from here: a start for `lyapunov_spectrum`.
+    r"""Find the k directions that an optimizer's step grows most: a start for `lyapunov_spectrum`.
 
-    .. math::  V = (P^{1/2} X, 0), \qquad P^{1/2} H P^{1/2} X = X\, \mathrm{diag}(h),
+    .. math::  Df(θ) X = X M, \qquad |μ_1| \ge |μ_2| \ge …,
 
-    made orthonormal, for the eigenvalues h of the optimizer's ``curvature`` that are above its ``threshold``, from the
-    largest, and then for the lowest. P is its preconditioner, for most optimizers 1; 0 stands for momentum and
-    averages.
+    the leading invariant subspace of one step's Jacobian, made orthonormal: of `GradientDescent`, `HeavyBall` and
+    `Nesterov`, whose spectra follow from the Hessian's.
 
     Parameters
     ----------
     f : optimizer map or MinibatchSGD
-        Such as `GradientDescent`, `HeavyBall` or `Adam`. Of `MinibatchSGD`, the curvature is that of the loss over
-        all samples.
+        Of `MinibatchSGD`, the step is that over all samples.
     state : Tensor, shape (n,)
         Where the directions are to start.
     k : int
@@ -46,7 +44,7 @@ def leading_frame(
     step : int
         The number of the step to come, for maps that depend on it.
     tol : float
-        Residual of the eigenpairs relative to ‖P^½HP^½‖.
+        Residual of the eigenpairs, as of `eigenpairs`.
     rng : int or numpy Generator
         Draws start vectors; the same seed gives the same result on one device.
     progress : bool
@@ -60,15 +58,20 @@ def leading_frame(
     Raises
     ------
     InputError
-        A map without a loss, k out of range, a state of another shape, dtype or device.
+        A map whose Jacobian is neither symmetric nor of that closed form (`RMSProp`, `Adam`, an active clip); k out
+        of range; a state of another shape, dtype or device.
+    ConvergenceError
+        The eigensolver did not reach `tol`.
 
     Notes
     -----
     Training grows changes by little: |1 − αh| is 1.005 where αh = −0.005, and random directions, which hold a part of
     about √(k/n) of the leading ones, take ln √(n/k) / 0.005 steps to turn to them, often more than the run has. Those
-    given here are the leading ones of a quadratic, exactly for gradient descent, and for momentum after a transient
-    of a few times 1/(1 − β) steps; for `RMSProp` and `Adam`, whose v varies with θ, they are a better guess than
-    random ones and no more.
+    given here lead from the first step on, and for as long as the Hessian keeps its eigenvectors.
+
+    Of an adaptive optimizer the Jacobian of one step says little of the next ones: it grows v-directions far more
+    than training ever does. There, start at random, or from the ``left`` vectors that `finite_time_exponents` gives
+    at the end of the steps before.
 
     Examples
     --------
@@ -85,16 +88,32 @@ def leading_frame(
     size = optimizer.loss.parameters.size
     if positive_int(k, "k") >= size:
         raise InputError(f"k must be less than the {size} parameters, not {k}; random directions may be as many")
-    curvature, random = optimizer.curvature(state, step), generator(rng)
-    high, low = (
-        eigenpairs(curvature, k, which, tol=tol, verify=False, float64=False, rng=random, progress=progress)
-        for which in ("LA", "SA")
-    )
-    unstable = high.vectors[:, torch.from_numpy(high.values > optimizer.threshold(step))]
-    X = torch.cat([unstable, low.vectors[:, : k - unstable.shape[1]]], dim=1)
-    if callable(getattr(optimizer, "preconditioner", None)):
-        X = X * optimizer.preconditioner(state, step).sqrt()[:, None]
-    V = X.new_zeros((len(state), k))
-    V[:size] = X
-    frame = orthonormal(V, rounding=torch.finfo(V.dtype).eps, random=random)
+    J, random = optimizer.jacobian(state, step), generator(rng)
+    if not (J.symmetric or J.linearization.phase_space is not None):
+        clipped = ", or one without clip=" if optimizer.clip is not None else ""
+        raise InputError(
+            f"the leading directions follow from the Hessian for GradientDescent, HeavyBall and Nesterov{clipped}, not "
+            f"for this step of {type(optimizer).__name__}: start at random, with more steps before"
+        )
+    pairs = eigenpairs(J, k, "LM", tol=tol, verify=False, float64=False, rng=random, progress=progress)
+    if pairs.stopped == "cancelled":
+        raise KeyboardInterrupt
+    if not pairs.converged.all():
+        raise ConvergenceError(
+            f"{int(pairs.converged.sum())} of the {k} leading eigenvectors reached tol={tol:g}: raise it, or start at "
+            "random"
+        )
+    X = _real(pairs.vectors, pairs.values)[:, :k]
+    frame = orthonormal(X, rounding=torch.finfo(f.dtype).eps, random=random)
     return frame.vectors.to(f.dtype).clone(memory_format=torch.contiguous_format)
+
+
+def _real(vectors: Tensor, values: Any) -> Tensor:
+    """Span the same by real vectors: of each pair of conjugates, the real and the imaginary part."""
+    if not vectors.is_complex():
+        return vectors
+    columns = []
+    for x, value in zip(vectors.unbind(1), values, strict=True):
+        if value.imag >= 0 or value.conjugate() not in values:  # once for a pair
+            columns += [x.real] if value.imag == 0 else [x.real, x.imag]
+    return torch.stack(columns, dim=1)

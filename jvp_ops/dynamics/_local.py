@@ -13,6 +13,7 @@ from jvp_ops.dynamics._covariant_result import CovariantVectors
 from jvp_ops.dynamics._frame import check_frame, check_range
 from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._sweeps import frames
+from jvp_ops.errors import InputError
 
 
 def local_growth(
@@ -52,7 +53,7 @@ def local_growth(
     Raises
     ------
     InputError
-        More directions than n, dependent ones, or a window outside of the orbit.
+        More directions than n, dependent ones, a window outside of the orbit, covariant vectors of another one.
 
     Notes
     -----
@@ -73,6 +74,8 @@ def local_growth(
     start, stop = check_range(start, stop, orbit.steps)
     with progress_bar(None, show=progress, description="local growth", unit="step") as bar:
         if isinstance(vectors, CovariantVectors):
+            if vectors.provenance["orbit"] != orbit.identity():
+                raise InputError("the covariant vectors are of another orbit: give the one that they were found on")
             return _of_covariant(orbit, vectors, range(start, stop), bar)
         random, n = generator(rng), orbit.parameters.size
         V = check_frame(vectors, size=n, dtype=orbit.dtype, device=orbit.device, random=random)

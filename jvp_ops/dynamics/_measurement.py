@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jvp_ops._checks import says_stop
 from jvp_ops._progress import progress_bar
-from jvp_ops.dynamics._orbit import step_identity
+from jvp_ops.dynamics._orbit import check_probe, probe, step_identity
 from jvp_ops.dynamics._pace import Pace
-from jvp_ops.dynamics._spectrum_result import LyapunovSpectrum, batch_errors, unaligned
+from jvp_ops.dynamics._spectrum_result import FEWEST, LyapunovSpectrum, alignment_notes, batch_errors
 from jvp_ops.dynamics._tangent import TangentSystem
-from jvp_ops.errors import ConvergenceError, DataError, NonFiniteError
+from jvp_ops.errors import ConvergenceError, NonFiniteError
 from jvp_ops.store import load_checkpoint, save_checkpoint, sha256_of
 
 Floats = NDArray[np.float64]
@@ -50,11 +51,15 @@ class Measurement:
         self.intervals: list[int] = []
         self.at = _Boundary(system.position(), pace, 0)
         request = {"steps": steps, "transient": transient, "interval": pace.asked}
-        start = {"vectors": sha256_of(system.vectors), **step_identity(system.map, system.state, system.number)}
+        start = {
+            "vectors": sha256_of(system.vectors),
+            "seed": system.seed,
+            **step_identity(system.map, system.state, system.number),
+        }
         self.identity = {"analysis": "lyapunov_spectrum", **request, **start}
         self.seconds_before = 0.0
         self.began = self.saved = time.monotonic()
-        self.probe = [] if checkpoint is None else _probe(system)
+        self.probe = [] if checkpoint is None else probe(system.map, system.state, system.number, system.vectors)
 
     @property
     def done(self) -> int:
@@ -79,9 +84,10 @@ class Measurement:
             if not self.intervals:
                 raise  # there is nothing to give back yet
             return "Ctrl-C"
-        except NonFiniteError as error:
+        except Exception as error:
             self._end()
-            error.partial = self.result("divergence") if self.intervals else None
+            if isinstance(error, NonFiniteError):
+                error.partial = self.result("divergence") if self.intervals else None
             raise
         self._end()
         if not self.intervals:
@@ -95,12 +101,12 @@ class Measurement:
         """Make the result of what was measured up to now."""
         growth, intervals = np.array(self.growth), np.array(self.intervals, dtype=np.int64)
         measured, pace = int(intervals.sum()), self.at.pace
-        values = growth.sum(axis=0) / measured
         notes = [f"stopped by {reason} after {measured} of {self.steps} steps"] if reason else []
-        if self.at_random:
-            notes += unaligned(values, self.transient + measured, len(self.system.state))
+        notes += alignment_notes(growth, intervals, self.transient, len(self.system.state) if self.at_random else 0)
+        if len(intervals) < FEWEST:
+            notes.append(f"{len(intervals)} stretches are too few for standard errors: take more steps, or interval=1")
         return LyapunovSpectrum(
-            values=values,
+            values=growth.sum(axis=0) / measured,
             errors=batch_errors(growth, intervals),
             growth=growth,
             intervals=intervals,
@@ -134,11 +140,7 @@ class Measurement:
         """Go to where a checkpoint ends."""
         assert self.checkpoint is not None
         arrays, record = load_checkpoint(self.checkpoint, self.identity)
-        if not np.allclose(record["probe"], self.probe, rtol=1e-3, atol=1e-3 * float(np.max(np.abs(self.probe)))):
-            raise DataError(
-                f"the checkpoint {self.checkpoint} is of another run: the map's first step gives other numbers, by "
-                "something that no fingerprint sees; resume with that map, or remove it"
-            )
+        check_probe(record["probe"], self.probe, self.system.map.dtype, self.checkpoint)
         self.growth, self.intervals = list(arrays["growth"]), arrays["intervals"].tolist()
         state, vectors = (torch.tensor(arrays[name], device=self.system.map.device) for name in ("state", "vectors"))
         position = (state, vectors, record["number"], self.system.frame, 0)
@@ -170,6 +172,8 @@ class Measurement:
         if settling <= 0:
             self.growth.append(growth)
             self.intervals.append(taken)
+        elif pace.singular >= 0:
+            pace = replace(pace, singular=-1)  # what the transient met does not bear on the exponents
         self.at = _Boundary(self.system.position(), pace, len(self.intervals) if settling <= 0 else 0)
 
     def _end(self, *, save: bool = True) -> None:
@@ -183,7 +187,7 @@ class Measurement:
         stop = False
         if callback is not None and self.intervals:
             measured = sum(self.intervals)
-            stop = callback(measured, np.sum(self.growth, axis=0) / measured) is True
+            stop = says_stop(callback(measured, np.sum(self.growth, axis=0) / measured))
         if self.done == self.transient + self.steps:
             return ""
         if stop:
@@ -198,10 +202,3 @@ def _diverges(system: TangentSystem) -> bool:
         return not bool(torch.isfinite(system.map(system.state, system.number)).all())
     except NonFiniteError:
         return True
-
-
-def _probe(system: TangentSystem) -> list[float]:
-    """Compute a few numbers from the first step: they see what no fingerprint does."""
-    image = system.map(system.state, system.number) - system.state
-    moved = system.map.jacobian(system.state, system.number).apply(system.vectors)
-    return [float(part.double().sum()) for part in (*image.tensor_split(2), *moved.flatten().tensor_split(4))]

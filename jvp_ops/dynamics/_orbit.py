@@ -5,6 +5,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,10 +96,10 @@ class Orbit:
         self.map, self.steps, self.first = f, int(steps), int(first)
         self.parameters, self.dtype, self.device = f.parameters, f.dtype, f.device
         start = check_state(state, "state", size=f.parameters.size, dtype=f.dtype, device=f.device).clone()
-        self._identity = {**step_identity(f, start, first), "steps": steps}
+        self._identity = {**step_identity(f, start, self.first), "steps": self.steps}
         self._segment: tuple[int, list[Tensor]] = (-1, [])
         self.stride = 1
-        self._asked = steps
+        self._asked = steps = self.steps
         budget = resolve_budget(max_memory, f.device)
         state_bytes = start.nbytes
         if folder is None:
@@ -113,10 +114,10 @@ class Orbit:
             self._states = kept = DiskStates(Path(folder), self._rows(), start.numel(), f.dtype, f.device)
             try:
                 self._fill(start, progress)
+                kept.finish(self.steps, self.stride, self._identity)
             except BaseException:
                 kept.discard()
                 raise
-            kept.finish(self.steps, self.stride, self._identity)
         if self.steps < self._asked:
             raise self._diverged()
 
@@ -247,8 +248,9 @@ class Orbit:
         if self.steps == 0:
             return
         before, after = self[0], self[1]
-        rounding = 100 * torch.finfo(self.dtype).eps * after.norm()
-        if (self.map(before, self.first) - after).norm() > 1e-3 * (after - before).norm() + rounding:
+        eps = torch.finfo(self.dtype).eps
+        allowed = eps**0.5 * (after - before).norm() + 100 * eps * after.norm()  # other threads round otherwise
+        if (self.map(before, self.first) - after).norm() > allowed:
             raise DataError("the orbit in this folder was made with another map: its first step differs")
 
     def _diverged(self) -> NonFiniteError:
@@ -264,6 +266,23 @@ def check_orbit(orbit: object) -> None:
     """Refuse what is not an orbit."""
     if not isinstance(orbit, Orbit):
         raise InputError(f"orbit must be an Orbit, not {type(orbit).__name__}: Orbit(f, state, steps) makes one")
+
+
+def probe(f: "Map", state: Tensor, step: int, V: Tensor) -> list[float]:
+    """Compute a few numbers from a step and its Jacobian on V: they see what no fingerprint does."""
+    image = f(state, step) - state
+    moved = f.jacobian(state, step).apply(V)
+    return [float(part.double().sum()) for part in (*image.tensor_split(2), *moved.flatten().tensor_split(4))]
+
+
+def check_probe(found: list[float], expected: list[float], dtype: torch.dtype, checkpoint: str | Path) -> None:
+    """Refuse a checkpoint whose probe differs by more than other threads round otherwise."""
+    allowed = torch.finfo(dtype).eps ** 0.5
+    if not np.allclose(found, expected, rtol=allowed, atol=allowed * float(np.max(np.abs(expected)))):
+        raise DataError(
+            f"the checkpoint {checkpoint} is of another run: the map's first step gives other numbers, by something "
+            "that no fingerprint sees; resume with that map, or remove it"
+        )
 
 
 def step_identity(f: "Map", state: Tensor, step: int) -> dict[str, Any]:

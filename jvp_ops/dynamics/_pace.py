@@ -8,6 +8,7 @@ from jvp_ops._checks import positive_int
 from jvp_ops.dynamics._frame import SAFE_SPREAD, Frame
 
 _MOST = 16  # the decomposition is cheap beside k products from here on
+_STRETCHES = 16  # of a run at least, for its standard errors
 _MARGIN = 3.0  # an interval is set to use up this much less than is safe, since growth varies along an orbit
 _RANGE = 40.0  # e-folds that the vectors may grow or shrink in one stretch, of float32's 87
 
@@ -22,6 +23,8 @@ class Pace:
         e-folds between the largest and the least vector that a stretch may use up.
     asked : int
         The interval that was asked for, or 0 to adapt it.
+    most : int
+        What an adapted one is at most.
     interval : int
         Steps of the next stretch.
     redone, wasted : int
@@ -34,6 +37,7 @@ class Pace:
 
     safe: float
     asked: int
+    most: int
     interval: int
     redone: int = 0
     wasted: int = 0
@@ -41,10 +45,10 @@ class Pace:
     singular: int = -1
 
     @classmethod
-    def begin(cls, interval: object, dtype: torch.dtype) -> "Pace":
-        """Start with an asked interval, or, for None, with one step."""
+    def begin(cls, interval: object, dtype: torch.dtype, steps: int) -> "Pace":
+        """Start with an asked interval, or, for None, with one step; `steps` are to give some stretches in any case."""
         asked = 0 if interval is None else positive_int(interval, "interval")
-        return cls(SAFE_SPREAD[dtype], asked, asked or 1)
+        return cls(SAFE_SPREAD[dtype], asked, max(1, min(_MOST, steps // _STRETCHES)), asked or 1)
 
     def judged(self, frame: Frame, taken: int, number: int) -> "tuple[bool, Pace]":
         """Say whether a stretch of `taken` steps, the last of them `number`, may count; and set the next interval."""
@@ -61,7 +65,7 @@ class Pace:
         if self.asked:
             return True, pace
         fitting = self.safe / _MARGIN * taken / max(load, 1e-3)
-        return True, replace(pace, interval=int(max(1, min(fitting, 2 * self.interval, _MOST))))
+        return True, replace(pace, interval=int(max(1, min(fitting, 2 * self.interval, self.most))))
 
     def shortened(self, taken: int, load: float = float("inf")) -> "Pace":
         """Shorten the interval after a stretch of `taken` steps, of at least two, that does not count."""

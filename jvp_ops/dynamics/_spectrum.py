@@ -78,7 +78,8 @@ def lyapunov_spectrum(
         A file to keep the work in, every half minute and whenever the run ends or is stopped.
     resume : bool
         Go on from the checkpoint where there is one; the result is that of an uninterrupted run, bit for bit (but
-        for its seconds), on the same device with as many threads.
+        for its seconds), on the same device with as many threads, and, of `ModelLoss`, with the same ``max_memory=``
+        (by default its batches are cut by what memory is free).
 
     Returns
     -------
@@ -104,8 +105,8 @@ def lyapunov_spectrum(
 
     Random directions turn to the leading ones as fast as these outgrow the rest. In training that is slow: where
     growth is 0.005 per step, many hundred steps. Until then the exponents are those of the directions started from,
-    and below the leading ones; a note says so where the growth that was seen is too small. `leading_frame` gives
-    directions that need no such time.
+    and below the leading ones; a note says so where the growth that was seen is too small, or where a vector clearly
+    outgrows the one before it. `leading_frame` gives directions that need no such time.
 
     References
     ----------
@@ -131,7 +132,7 @@ def lyapunov_spectrum(
     if max_seconds is not None and finite_number(max_seconds, "max_seconds") <= 0:
         raise InputError(f"max_seconds must be above 0, not {max_seconds!r}")
     system = TangentSystem(f, state, k, first=first, rng=rng)
-    pace = Pace.begin(interval, f.dtype)
+    pace = Pace.begin(interval, f.dtype, int(steps))
     random = not isinstance(k, Tensor)
     measurement = Measurement(system, int(steps), int(transient), pace, checkpoint, at_random=random)
     if prepare_checkpoint(checkpoint, resume=resume):

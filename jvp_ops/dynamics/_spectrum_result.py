@@ -13,6 +13,7 @@ from jvp_ops.parameters import Parameters
 from jvp_ops.store import save_run
 
 Floats = NDArray[np.float64]
+FEWEST = 8  # stretches that tell a standard error
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,7 +107,7 @@ class LyapunovSpectrum:
 
     def header(self) -> list[str]:
         """Name the columns of `rows`."""
-        return ["exponent per step", "standard error", "growth per step"]
+        return ["exponent per step", "standard error", "factor per step"]
 
     def rows(self) -> list[list[str]]:
         """Write each exponent as text, under `header`."""
@@ -198,7 +199,7 @@ def batch_errors(growth: Floats, intervals: NDArray[np.int64]) -> Floats:
     C. J. Geyer, "Practical Markov chain Monte Carlo", Statistical Science 7 (1992), section 3.2.
     """
     stretches, k = growth.shape
-    if stretches < 8:
+    if stretches < FEWEST:
         return np.full(k, np.nan)
     batches = int(np.clip(np.sqrt(stretches), 4, 32))
     edges = np.linspace(0, stretches, batches + 1).astype(int)[:-1]
@@ -211,18 +212,35 @@ def batch_errors(growth: Floats, intervals: NDArray[np.int64]) -> Floats:
     return errors
 
 
-def unaligned(values: Floats, steps: int, size: int) -> list[str]:
-    """Note where k random directions of `size` numbers cannot have turned to the leading ones in so many steps.
+def alignment_notes(growth: Floats, intervals: NDArray[np.int64], transient: int, random_of: int) -> list[str]:
+    """Note where the vectors cannot be the leading ones yet.
 
-    A random direction holds a part of about √(k/n) of the leading k; to outgrow the rest takes as many e-folds.
+    A random direction of n numbers holds a part of about √(k/n) of the leading k, and takes as many e-folds to turn
+    to them; `random_of` is n, or 0 for vectors that were given. In any case a vector that outgrows the one before it
+    clearly, and by more than scatter, shows that the flag has not settled.
     """
-    needed = 0.5 * float(np.log(size / len(values)))
-    finite = values[np.isfinite(values)]
-    seen = steps * float(max(np.ptp(finite), abs(finite).max())) if len(finite) else np.inf
-    if seen >= needed:
-        return []
-    return [
-        f"over all {steps} steps the vectors grew by {seen:.2g} e-folds and less, and it takes about {needed:.2g} for "
-        f"random directions of {size} numbers to turn to the leading ones: the leading exponents may be larger; start "
-        "from leading_frame, or take many more steps (finite_time_exponents finds the largest growth in a window)"
-    ]
+    steps, (_, k) = int(intervals.sum()), growth.shape
+    values = growth.sum(axis=0) / steps
+    finite, notes = values[np.isfinite(values)], []
+    if random_of and len(finite):
+        needed = 0.5 * float(np.log(random_of / k))
+        seen = (steps + transient) * max(float(np.ptp(finite)), float(finite.max()), 0.0)
+        if seen < needed:
+            notes.append(
+                f"over all {steps + transient} steps the vectors grew or parted by {seen:.2g} e-folds and less, and it "
+                f"takes about {needed:.2g} for random directions of {random_of} numbers to turn to the leading ones: "
+                "the leading exponents may be larger; start from leading_frame, where the map has one, or take many "
+                "more steps (finite_time_exponents finds the largest growth in a window)"
+            )
+    with np.errstate(invalid="ignore"):
+        gains = np.diff(growth, axis=1)
+        gained = gains.sum(axis=0) / steps
+        ahead = (gained > 3 * batch_errors(gains, intervals)) & (gained > 0.1 * abs(finite).max(initial=0))
+    if not notes and ahead.any():
+        i = int(np.argmax(ahead))
+        notes.append(
+            f"exponent {i + 2} is above exponent {i + 1} by more than 3 standard errors: the vectors have not turned "
+            "to the leading directions yet, and the leading exponents may be larger; start from leading_frame at the "
+            "state where measuring begins, or take more steps"
+        )
+    return notes

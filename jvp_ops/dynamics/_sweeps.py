@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jvp_ops.dynamics._frame import Frame, orthonormal
 from jvp_ops.dynamics._orbit import Orbit
+from jvp_ops.errors import NonFiniteError
 
 
 def frames(
@@ -21,7 +22,10 @@ def frames(
     rounding = torch.finfo(orbit.dtype).eps
     for t in times:
         factor = orbit.at(t)
-        image = factor.apply_adjoint(V.to(orbit.dtype)) if adjoint else factor.apply(V.to(orbit.dtype))
+        try:
+            image = factor.apply_adjoint(V.to(orbit.dtype)) if adjoint else factor.apply(V.to(orbit.dtype))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"the vectors became NaN or Inf at step {orbit.first + t} ({error})") from None
         frame = orthonormal(image, rounding=rounding, random=random)
         V = frame.vectors
         bar.update()

@@ -76,7 +76,7 @@ class TangentSystem:
         self._random = generator(rng)
         start = check_frame(vectors, size=size, dtype=f.dtype, device=f.device, random=self._random)
         # losses are refilled from a seed, so that a resumed run, which draws the same start, draws the same again
-        self._seed = int(self._random.integers(2**62))
+        self.seed = int(self._random.integers(2**62))
         self.vectors = self._own(start)
         self.number = int(first)
         self.frame = Frame(start, np.eye(start.shape[1]), np.zeros(start.shape[1], dtype=bool))
@@ -121,7 +121,7 @@ class TangentSystem:
             vectors were left too long: they lost rank, and how much this one grew is not known).
         """
         waited = self._since
-        random = np.random.default_rng([self._seed, self.number])
+        random = np.random.default_rng([self.seed, self.number])
         self.frame = orthonormal(self.vectors, rounding=torch.finfo(self.map.dtype).eps, random=random)
         self.vectors = self._own(self.frame.vectors)
         self._since = 0

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from jvp_ops._checks import finite_number, positive_int
+from jvp_ops._checks import finite_number, positive_int, says_stop
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._frame import optimizer_under
-from jvp_ops.dynamics._orbit import step_identity
+from jvp_ops.dynamics._orbit import check_probe, probe, step_identity
 from jvp_ops.dynamics._track_result import Tracking
 from jvp_ops.eigen import eigenpairs
 from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
@@ -166,22 +166,39 @@ def track_eigenpairs(
 
 @dataclass
 class _Tracker:
-    """A run on its way; `table` and what belongs to it change only when a measurement is whole."""
+    """A run on its way; `position` and `table` each change as one, so that an interruption leaves them whole."""
 
     f: Any
     optimizer: Any
-    state: Tensor
+    begin: Tensor
     request: dict[str, Any]
     checkpoint: str | Path | None
     table: list[dict[str, Any]] = field(default_factory=list)
-    vectors: Tensor | None = None
     seconds_before: float = 0.0
 
     def __post_init__(self) -> None:
-        self.done = 0
+        self.position = self.begin, 0
         self.began = self.saved = time.monotonic()
         start = step_identity(self.f, self.state, self.request["first"])
         self.identity = {"analysis": "track_eigenpairs", **self.request, **start}
+        self.probe: list[float] = []
+        if self.checkpoint is not None:
+            self.probe = probe(self.f, self.state, self.request["first"], self.state[:, None])
+
+    @property
+    def state(self) -> Tensor:
+        """The state that is next to be measured, or was measured last."""
+        return self.position[0]
+
+    @property
+    def done(self) -> int:
+        """Steps taken."""
+        return self.position[1]
+
+    @property
+    def vectors(self) -> Tensor | None:
+        """The eigenvectors of the last row."""
+        return self.table[-1]["vectors"] if self.table else None
 
     def run(self, *, progress: bool, callback: Any, max_seconds: float | None) -> Tracking:
         """Go on to the end, or until something stops it."""
@@ -191,12 +208,17 @@ class _Tracker:
                 bar.update(self.done)
                 while not reason:
                     if not self.table or self.table[-1]["at"] < self.request["first"] + self.done:
-                        if not self._measure():
+                        try:
+                            measured = self._measure()
+                        except NonFiniteError as error:
+                            number = self.request["first"] + self.done
+                            raise NonFiniteError(f"at the state before step {number}: {error}") from None
+                        if not measured:
                             reason = "Ctrl-C"
                             break
                         bar.set_postfix_str(f"h = {self.table[-1]['values'][0]:.5g}")
                         row = self.table[-1]
-                        if callback is not None and callback(row["at"], row["values"].copy()) is True:
+                        if callback is not None and says_stop(callback(row["at"], row["values"].copy())):
                             reason = "the callback"
                     if self.done == steps:
                         break
@@ -205,7 +227,7 @@ class _Tracker:
                     if not reason:
                         count = min(every, steps - self.done)
                         state = self.f.run(self.state, steps=count, first=self.request["first"] + self.done)
-                        self.state, self.done = state, self.done + count
+                        self.position = state, self.done + count
                         bar.update(count)
                         self._save(late=True)
         except KeyboardInterrupt:
@@ -213,6 +235,7 @@ class _Tracker:
                 raise  # there is nothing to give back yet
             reason = "Ctrl-C"
         except NonFiniteError as error:
+            self._save(late=False)
             error.partial = self.result("divergence") if self.table else None
             raise
         self._save(late=False)
@@ -270,8 +293,9 @@ class _Tracker:
             "products": pairs.products + pairs.float64_products,
             "verified": verify,
         }
-        self.vectors = pairs.vectors
-        self.table.append(row)
+        self.table.append({**row, "vectors": pairs.vectors})
+        for earlier in self.table[-2:-1]:
+            earlier.pop("vectors", None)
         return True
 
     def result(self, reason: str) -> Tracking:
@@ -305,14 +329,18 @@ class _Tracker:
             return
         arrays = {**self._columns(), "state": self.state.cpu().numpy(), "vectors": self.vectors.cpu().numpy()}
         seconds = self.seconds_before + time.monotonic() - self.began
-        save_checkpoint(self.checkpoint, arrays, {"done": self.done, "seconds": seconds}, self.identity)
+        save_checkpoint(
+            self.checkpoint, arrays, {"done": self.done, "seconds": seconds, "probe": self.probe}, self.identity
+        )
         self.saved = time.monotonic()
 
     def load(self) -> None:
         """Go to where a checkpoint ends."""
         assert self.checkpoint is not None
         arrays, record = load_checkpoint(self.checkpoint, self.identity)
+        check_probe(record["probe"], self.probe, self.f.dtype, self.checkpoint)
         rows = range(len(arrays["at"]))
         self.table = [{name: arrays[name][i] for name in COLUMNS} for i in rows]
-        self.vectors, self.state = (torch.tensor(arrays[x], device=self.f.device) for x in ("vectors", "state"))
-        self.done, self.seconds_before = record["done"], record["seconds"]
+        vectors, state = (torch.tensor(arrays[x], device=self.f.device) for x in ("vectors", "state"))
+        self.table[-1]["vectors"] = vectors
+        self.position, self.seconds_before = (state, record["done"]), record["seconds"]

@@ -117,19 +117,19 @@ class Tracking:
         name = "sharpness" if self.operator == "hessian" else "preconditioned sharpness"
         if not np.isfinite(self.thresholds[-1]):
             return f"{name} {self.sharpness[-1]:.6g}; the step has no threshold at learning rate 0"
-        last = f"{name} {self.sharpness[-1]:.6g}, {self.ratio[-1]:.3f} of the threshold {self.thresholds[-1]:.6g}"
+        last = f"{name} {self.sharpness[-1]:.6g}, {_short(self.ratio[-1])} of the threshold {self.thresholds[-1]:.6g}"
         above = np.flatnonzero(self.ratio >= 1)
         first = f", first reached by step {self.at[above[0]]}" if len(above) else ""
         tail = self.ratio[-max(3, len(self) // 3) :]
         if self.settled:
-            return f"{last}{first}: settled at the edge of stability (the last {len(tail)} rows: {_spread(tail)})"
+            return f"{last}{first}: settled at the edge of stability ({_spread(tail)})"
         if len(above):
-            return f"{last}{first}: not settled at it (the last {len(tail)} rows: {_spread(tail)})"
+            return f"{last}{first}: not settled at it ({_spread(tail)})"
         return f"{last}, which it has not reached: the steps were stable"
 
     def header(self) -> list[str]:
         """Name the columns of `rows`."""
-        names = [f"h{i + 1}" for i in range(self.values.shape[1])][:3]
+        names = ["largest", "lowest"] if self._both_ends else [f"h{i + 1}" for i in range(self.values.shape[1])][:3]
         return ["step", "loss", *names, "± bound", "/ threshold", "‖Xᵀg‖/‖g‖", "continuity", "products"]
 
     def rows(self) -> list[list[str]]:
@@ -139,9 +139,9 @@ class Tracking:
             [
                 str(self.at[i]),
                 f"{self.losses[i]:.5g}",
-                *(f"{value:.6g}" for value in self.values[i, :3]),
+                *(f"{value:.6g}" for value in self._shown(i)),
                 f"{self.bounds[i].max():.1e}",
-                f"{self.ratio[i]:.3f}",
+                _short(self.ratio[i]),
                 f"{self.gradient_overlap[i]:.3f}",
                 "-" if np.isnan(self.continuity[i]) else f"{self.continuity[i]:.4f}",
                 str(self.products[i]),
@@ -149,11 +149,20 @@ class Tracking:
             for i in chosen
         ]
 
+    @property
+    def _both_ends(self) -> bool:
+        return self.which in ("BE", "LM")
+
+    def _shown(self, i: int) -> Floats:
+        row = self.values[i]
+        return np.array([row.max(), row.min()]) if self._both_ends else row[:3]
+
     def summary(self) -> str:
         """Say in one line what was tracked and at what cost."""
         return (
-            f"{self.values.shape[1]} eigenvalues ({self.which}) of the {self.operator} at {len(self)} of {self.steps} "
-            f"steps from {self.first}, {int(self.products.sum())} products in {self.seconds:.2f} s; {self.stability()}"
+            f"{self.values.shape[1]} eigenvalues ({self.which}) of the {self.operator} at {len(self)} of the states "
+            f"before steps {self.first} to {self.first + self.steps}, {int(self.products.sum())} products in "
+            f"{self.seconds:.2f} s; {self.stability()}"
         )
 
     def __repr__(self) -> str:
@@ -200,8 +209,17 @@ class Tracking:
         from jvp_ops.plots import plot_tracking  # matplotlib only when something is drawn
 
         name = r"eigenvalues of $H$" if self.operator == "hessian" else r"eigenvalues of $P^{1/2}HP^{1/2}$"
-        return plot_tracking(self.at, self.values, self.thresholds, self.losses, label=name, axes=axes)
+        lowest = self.which == "SA"  # the threshold is not about these
+        values = self.values if lowest else -np.sort(-self.values, axis=1)
+        thresholds = np.full(len(self), np.inf) if lowest else self.thresholds
+        leading = "lowest" if lowest else "largest"
+        return plot_tracking(self.at, values, thresholds, self.losses, leading=leading, label=name, axes=axes)
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.3f}" if abs(ratio) < 1e4 else f"{ratio:.3g}"
 
 
 def _spread(ratio: Floats) -> str:
-    return f"median {np.median(ratio):.3f}, {ratio.min():.3f} to {ratio.max():.3f}"
+    rows = "the only row" if len(ratio) == 1 else f"the last {len(ratio)} rows"
+    return f"{rows}: median {_short(float(np.median(ratio)))}, {_short(ratio.min())} to {_short(ratio.max())}"

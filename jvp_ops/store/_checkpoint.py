@@ -33,7 +33,7 @@ def prepare_checkpoint(path: str | Path | None, *, resume: bool) -> bool:
     """
     if path is None:
         if resume:
-            raise InputError("resume=True goes on from a checkpoint, but no checkpoint= names one")
+            raise InputError("to resume is to go on from a checkpoint, but no checkpoint was named")
         return False
     target = Path(path)
     try:
@@ -45,7 +45,7 @@ def prepare_checkpoint(path: str | Path | None, *, resume: bool) -> bool:
     except OSError as error:
         raise _unwritable(target, error) from None
     if there and not resume:
-        raise InputError(f"{target} is there from an earlier run: go on from it (resume=True), or remove it")
+        raise InputError(f"{target} is there from an earlier run: resume it, or remove it")
     return there
 
 
@@ -75,7 +75,8 @@ def save_checkpoint(
     if objects := [name for name, array in plain.items() if array.dtype.hasobject]:
         raise InputError(f"a checkpoint holds plain numbers, but {', '.join(objects)} holds Python objects")
     text = json.dumps(dict(record), sort_keys=True)
-    header = {"fingerprint": fingerprint(identity), "record": text, "sha256": _sha256(plain, text)}
+    header = {"fingerprint": fingerprint(identity), "identity": dict(identity), "record": text}
+    header["sha256"] = _sha256(plain, text)
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     try:
         _write_whole(target, {_HEADER: encoded, **{_PREFIX + name: array for name, array in plain.items()}})
@@ -98,6 +99,7 @@ def load_checkpoint(path: str | Path, identity: Mapping[str, Any]) -> tuple[dict
             header = json.loads(bytes(file[_HEADER]))
             arrays = {name.removeprefix(_PREFIX): file[name] for name in file.files if name != _HEADER}
         text, checksum, made_of = header["record"], header["sha256"], header["fingerprint"]
+        saved = _flat(header["identity"])
         if _sha256(arrays, text) != checksum:
             raise ValueError("the checksum differs")
         record = dict(json.loads(text))
@@ -106,11 +108,28 @@ def load_checkpoint(path: str | Path, identity: Mapping[str, Any]) -> tuple[dict
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"the checkpoint {target} is damaged ({error}): remove it and begin again") from None
     if made_of != fingerprint(identity):
+        asked = _flat(json.loads(json.dumps(dict(identity))))
+        other = sorted(name for name in {*saved, *asked} if saved.get(name) != asked.get(name))
         raise DataError(
             f"the checkpoint {target} is of another run (fingerprint {made_of[:12]}, this one's "
-            f"{fingerprint(identity)[:12]}): map, state, request or version differ; resume with those, or remove it"
+            f"{fingerprint(identity)[:12]}): {_list(other) or 'the version of jvp_ops'} differs; resume with what it "
+            "was begun with, or remove it"
         )
     return arrays, record
+
+
+def _flat(identity: Any, name: str = "") -> dict[str, Any]:
+    """Lay nested dicts out, their keys joined by dots."""
+    if not isinstance(identity, dict):
+        return {name: identity}
+    found: dict[str, Any] = {}
+    for key, value in identity.items():
+        found |= _flat(value, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def _list(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _sha256(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
