@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress
+from jvp_ops.cli._options import add_problem_options, add_sitting_options, check_positive, load, show_progress
 from jvp_ops.cli._output import add_output_options, deliver, fail, run_folder
 from jvp_ops.cli._training import (
     RATES,
@@ -33,9 +33,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--interval", type=int, metavar="N", help="steps between decompositions; default: adapted")
     parser.add_argument("--k", type=int, default=5, metavar="N", help="exponents; default: 5")
     add_start_option(parser)
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="stop after so long; default: no limit")
-    parser.add_argument("--checkpoint", metavar="FILE", help="keep the work in a file")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    add_sitting_options(parser)
     add_output_options(parser)
     parser.set_defaults(run=run)
 

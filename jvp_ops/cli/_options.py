@@ -47,6 +47,13 @@ def load(arguments: argparse.Namespace) -> "Dataset":
     return data.subset(arguments.samples, rng=arguments.seed)
 
 
+def add_sitting_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a long run that may take several sittings needs."""
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="stop after so long; default: no limit")
+    parser.add_argument("--checkpoint", metavar="FILE", help="keep the work in a file")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+
+
 def two_layer_loss(data: "Dataset", arguments: argparse.Namespace) -> "TwoLayerLoss":
     """Make the loss that was asked for."""
     from jvp_ops.losses import TwoLayerLoss

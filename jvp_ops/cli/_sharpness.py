@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress
+from jvp_ops.cli._options import add_problem_options, add_sitting_options, check_positive, load, show_progress
 from jvp_ops.cli._output import add_output_options, deliver, fail, run_folder
 from jvp_ops.cli._training import add_training_options, described, network_of, optimizer_of
 from jvp_ops.errors import NonFiniteError
@@ -27,9 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--k", type=int, default=3, metavar="N", help="eigenvalues to follow; default: 3")
     parser.add_argument("--which", choices=("LA", "SA", "LM", "BE"), default="LA", help="which; default: LA, largest")
     parser.add_argument("--tol", type=float, default=1e-3, metavar="T", help="residual by ‖H‖; default: 1e-3")
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="stop after so long; default: no limit")
-    parser.add_argument("--checkpoint", metavar="FILE", help="keep the work in a file")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    add_sitting_options(parser)
     add_output_options(parser)
     parser.set_defaults(run=run)
 
