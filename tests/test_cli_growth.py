@@ -255,3 +255,24 @@ def test_adam_starts_at_random_unless_told_and_cannot_be_told(capsys):
     assert "random directions" in capsys.readouterr().out
     assert main([*SMALL["lyapunov"], "--optimizer", "adam", "--start", "leading"]) == 2
     assert "not for this step of Adam: start at random" in capsys.readouterr().err
+
+
+def test_growth_stops_short_of_a_last_step_without_a_derivative():
+    command = [
+        "growth",
+        "--samples",
+        "150",
+        "--hidden",
+        "8",
+        "--steps",
+        "0",
+        "--k",
+        "3",
+        "--network",
+        "tanh",
+        "--quiet",
+    ]
+    assert main([*command, "--lr", "5", "--window", "60", "--out", "run"]) == 2
+    record = json.loads(Path("run/run.json").read_text())
+    assert len(record["values"]) == 3
+    assert record["stop"] < 60

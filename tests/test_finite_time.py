@@ -213,3 +213,14 @@ def test_overflow_names_the_step():
     for measure in (jo.finite_time_exponents, jo.local_growth):
         with pytest.raises(jo.NonFiniteError, match="NaN or Inf at step 7"):
             measure(orbit, 1)
+
+
+@pytest.mark.parametrize(("dtype", "steps"), [(DOUBLE, 200), (DOUBLE, 300), (torch.float32, 100), (torch.float32, 150)])
+def test_rounding_along_far_stronger_vectors_is_no_residual(dtype, steps):
+    logs = 0.3 * torch.tensor([1.0, 0.9, 0.8, 0.4, *[0.0] * 96], dtype=DOUBLE)
+    Q = torch.linalg.qr(torch.randn(100, 100, generator=torch.Generator().manual_seed(0), dtype=DOUBLE))[0]
+    f, start = linear(Q @ torch.diag(logs.exp()) @ Q.T, dtype=dtype)
+    growth = jo.finite_time_exponents(jo.Orbit(f, 0 * start, steps=steps), k=4)
+    assert growth.converged.all()
+    assert growth.iterations <= 3
+    np.testing.assert_allclose(growth.values, logs[:4], atol=1e-12 if dtype == DOUBLE else 1e-5)

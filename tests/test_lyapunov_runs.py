@@ -272,3 +272,26 @@ def test_products_count_what_was_done_over_and_seconds_those_of_all_sittings(tmp
     file = tmp_path / "run.npz"
     first = run(checkpoint=file, callback=lambda steps, values: steps >= 100)
     assert run(checkpoint=file, resume=True).seconds > first.seconds
+
+
+def test_a_schedule_that_differs_anywhere_in_the_run_is_another_run(tmp_path):
+    loss = jo.FunctionLoss(lambda x: (x**2).sum() * 0.35, size=2, dtype="float64")
+
+    def f(late):
+        steps = [late]
+        return jo.GradientDescent(loss, lambda step: 0.1 if step < steps[0] else 0.01)
+
+    start, request = (
+        torch.ones(2, dtype=DOUBLE),
+        {"k": 1, "steps": 300, "first": 1100, "checkpoint": tmp_path / "run.npz"},
+    )
+    jo.lyapunov_spectrum(f(1201), start, **request, callback=lambda *_: True)
+    with pytest.raises(jo.DataError, match="rates differs"):
+        jo.lyapunov_spectrum(f(1203), start, **request, resume=True)
+    jo.Orbit(f(1201), start, 300, first=1100, folder=tmp_path / "orbit")
+    with pytest.raises(jo.DataError, match="another orbit"):
+        jo.Orbit(f(1203), start, 300, first=1100, folder=tmp_path / "orbit")
+    options = {"every": 100, "k": 1, "first": 1100, "checkpoint": tmp_path / "track.npz"}
+    jo.track_eigenpairs(f(1201), start, 300, **options, callback=lambda *_: True)
+    with pytest.raises(jo.DataError, match="rates differs"):
+        jo.track_eigenpairs(f(1203), start, 300, **options, resume=True)

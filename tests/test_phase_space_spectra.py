@@ -277,3 +277,16 @@ def test_pairs_that_have_not_converged_are_not_put_down_to_a_defective_point():
     pairs = jo.eigenpairs(wide(), 4, "LR", max_products=24)
     assert not pairs.converged.any()
     assert not any("defective" in note for note in pairs.notes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_vector_is_given_twice_where_copies_of_an_eigenvalue_were_missed(seed):
+    p = 26
+    random = torch.Generator().manual_seed(seed)
+    h = torch.cat([torch.zeros(13, dtype=DOUBLE), 3 * torch.rand(13, generator=random, dtype=DOUBLE)])
+    Q = torch.linalg.qr(torch.randn(p, p, generator=random, dtype=DOUBLE))[0]
+    loss = jo.FunctionLoss(lambda x: (h * (Q.T @ x) ** 2).sum() / 2, size=p, dtype="float64")
+    A = jo.Nesterov(loss, 0.5, 0.5).jacobian(torch.zeros(2 * p, dtype=DOUBLE))
+    for most in range(60, 130, 14):
+        pairs = jo.eigenpairs(A, 19, "SR", block=1, max_products=most, rng=seed)
+        assert np.linalg.svd(pairs.vectors.numpy(), compute_uv=False)[-1] > 1e-6

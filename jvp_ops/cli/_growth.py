@@ -63,20 +63,22 @@ def run(arguments: argparse.Namespace) -> int:
         if not isinstance(diverged.partial, Orbit) or diverged.partial.steps == 0:
             raise
         orbit, error = diverged.partial, diverged
+    well = orbit.steps - (error is not None and orbit.steps > 1)  # the last step of all may have no derivative
     start = start_of(arguments, f, state, arguments.steps)
-    local = local_growth(orbit, start, rng=arguments.seed, progress=bars)
+    local = local_growth(orbit, start, stop=well, rng=arguments.seed, progress=bars)
     found: FiniteTimeExponents | None = None
     with contextlib.suppress(KeyboardInterrupt):
         found = finite_time_exponents(
             orbit,
             start,
+            stop=well,
             tol=arguments.tol,
             max_iterations=arguments.max_iterations,
             rng=arguments.seed,
             progress=bars,
         )
     before, after = float(loss.value(theta)), float(loss.value(f.theta(orbit[orbit.steps])))
-    steps = range(orbit.first, orbit.first + orbit.steps)
+    steps = range(orbit.first, orbit.first + well)
     kind = "leading" if starts_leading(arguments) else "random"
     means = plain(local.mean(axis=0))
     record = {} if found is None else found.record()

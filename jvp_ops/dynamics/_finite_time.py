@@ -63,7 +63,7 @@ def finite_time_exponents(
         The states.
     k : int or Tensor, shape (n, k)
         How many, at most n, from random directions; or directions to start from, such as those of `leading_frame`,
-        which save sweeps and do not change what is found.
+        which save sweeps; what is found is the same within `tol`.
     start, stop : int, optional
         The window; by default the whole orbit.
     tol : float, optional
@@ -230,7 +230,9 @@ def _checked(
     outside = back
     for _ in range(2):
         outside = outside - right @ (right.mT @ outside)
-    apart = torch.linalg.vector_norm(outside @ torch.from_numpy(_scaled(triangles, logs[:block])).to(back), dim=0)
+    apart = torch.linalg.vector_norm(
+        outside @ torch.from_numpy(_scaled(triangles, logs[:block], orbit.dtype)).to(back), dim=0
+    )
     residuals = apart.cpu().numpy()
     return _Iteration(logs, right, left, back, np.where(logs[:block] == -np.inf, 0.0, residuals), strained)
 
@@ -241,15 +243,21 @@ def _strained(triangles: list[Triangle], dtype: torch.dtype) -> int:
     return sum(SAFE_SPREAD[dtype] < spread < np.inf for spread in spreads)
 
 
-def _scaled(triangles: list[Triangle], logs: Floats) -> Floats:
-    """Multiply triangles, R_last ⋯ R_first, and divide column i by exp(logs_i), without overflow on the way."""
+def _scaled(triangles: list[Triangle], logs: Floats, dtype: torch.dtype) -> Floats:
+    """Multiply triangles, R_last ⋯ R_first, and divide column i by exp(logs_i), without overflow on the way.
+
+    What lies along a stronger vector j is rounding up to about exp(logs_j − logs_i) times that of products, and is 0
+    then.
+    """
     product, scales = np.eye(len(logs)), np.zeros(len(logs))
     for R in triangles:
         product = R @ product
         norms = np.maximum(np.linalg.norm(product, axis=0), np.finfo(np.float64).tiny)
         product, scales = product / norms, scales + np.log(norms)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.nan_to_num(product * np.exp(scales - logs), nan=0.0)
+        found = np.nan_to_num(product * np.exp(scales - logs), nan=0.0)
+        rounding = 1e3 * torch.finfo(dtype).eps * np.exp(logs[:, None] - logs)
+    return np.where((abs(found) <= rounding) & ~np.eye(len(logs), dtype=bool), 0.0, found)
 
 
 def _with_random(V: Tensor, more: int, random: np.random.Generator) -> Tensor:

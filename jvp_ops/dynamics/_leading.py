@@ -30,7 +30,8 @@ def leading_frame(
 
     .. math::  Df(θ) X = X M, \qquad |μ_1| \ge |μ_2| \ge …,
 
-    the leading invariant subspace of one step's Jacobian, made orthonormal: of `GradientDescent`, `HeavyBall` and
+    the leading invariant subspace of one step's Jacobian (less one direction where k parts a complex pair), made
+    orthonormal: of `GradientDescent`, `HeavyBall` and
     `Nesterov`, whose spectra follow from the Hessian's.
 
     Parameters

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jvp_ops._checks import says_stop
 from jvp_ops._progress import progress_bar
-from jvp_ops.dynamics._orbit import check_probe, probe, step_identity
+from jvp_ops.dynamics._orbit import check_probe, probe, run_identity
 from jvp_ops.dynamics._pace import Pace
 from jvp_ops.dynamics._spectrum_result import FEWEST, LyapunovSpectrum, alignment_notes, batch_errors
 from jvp_ops.dynamics._tangent import TangentSystem
@@ -54,7 +54,7 @@ class Measurement:
         start = {
             "vectors": sha256_of(system.vectors),
             "seed": system.seed,
-            **step_identity(system.map, system.state, system.number),
+            **run_identity(system.map, system.state, system.number, transient + steps),
         }
         self.identity = {"analysis": "lyapunov_spectrum", **request, **start}
         self.seconds_before = 0.0
@@ -102,7 +102,8 @@ class Measurement:
         growth, intervals = np.array(self.growth), np.array(self.intervals, dtype=np.int64)
         measured, pace = int(intervals.sum()), self.at.pace
         notes = [f"stopped by {reason} after {measured} of {self.steps} steps"] if reason else []
-        notes += alignment_notes(growth, intervals, self.transient, len(self.system.state) if self.at_random else 0)
+        size, rounding = len(self.system.state) if self.at_random else 0, torch.finfo(self.system.map.dtype).eps
+        notes += alignment_notes(growth, intervals, self.transient, size, rounding)
         if len(intervals) < FEWEST:
             notes.append(f"{len(intervals)} stretches are too few for standard errors: take more steps, or interval=1")
         return LyapunovSpectrum(

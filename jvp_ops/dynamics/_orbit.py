@@ -15,6 +15,7 @@ from jvp_ops._progress import progress_bar
 from jvp_ops.dynamics._frame import check_map, check_range
 from jvp_ops.dynamics._states import DiskStates, MemoryStates, States, stride_in_memory, stride_on_disk
 from jvp_ops.errors import DataError, InputError, NonFiniteError
+from jvp_ops.maps._schedule import rates_identity
 from jvp_ops.operators import JacobianOperator, Linearization
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Orbit:
         self.map, self.steps, self.first = f, int(steps), int(first)
         self.parameters, self.dtype, self.device = f.parameters, f.dtype, f.device
         start = check_state(state, "state", size=f.parameters.size, dtype=f.dtype, device=f.device).clone()
-        self._identity = {**step_identity(f, start, self.first), "steps": self.steps}
+        self._identity = {**run_identity(f, start, self.first, self.steps), "steps": self.steps}
         self._segment: tuple[int, list[Tensor]] = (-1, [])
         self.stride = 1
         self._asked = steps = self.steps
@@ -285,6 +286,8 @@ def check_probe(found: list[float], expected: list[float], dtype: torch.dtype, c
         )
 
 
-def step_identity(f: "Map", state: Tensor, step: int) -> dict[str, Any]:
-    """Name a map with all that its step from a state depends on: the loss and data are known to its Jacobian."""
-    return {"map": f.identity(), "from": f.jacobian(state, step).identity(), "first": step, "dtype": str(f.dtype)}
+def run_identity(f: "Map", state: Tensor, first: int, steps: int) -> dict[str, Any]:
+    """Name a run by all that it depends on: the loss and data are known to the Jacobian, rates to each step."""
+    rates = rates_identity(getattr(getattr(f, "optimizer", f), "lr", 0.0), range(first, first + steps))
+    start = {"from": f.jacobian(state, first).identity(), "first": first, "rates": rates}
+    return {"map": f.identity(), "dtype": str(f.dtype), **start}

@@ -212,17 +212,19 @@ def batch_errors(growth: Floats, intervals: NDArray[np.int64]) -> Floats:
     return errors
 
 
-def alignment_notes(growth: Floats, intervals: NDArray[np.int64], transient: int, random_of: int) -> list[str]:
+def alignment_notes(
+    growth: Floats, intervals: NDArray[np.int64], transient: int, random_of: int, rounding: float
+) -> list[str]:
     """Note where the vectors cannot be the leading ones yet.
 
     A random direction of n numbers holds a part of about √(k/n) of the leading k, and takes as many e-folds to turn
-    to them; `random_of` is n, or 0 for vectors that were given. In any case a vector that outgrows the one before it
-    clearly, and by more than scatter, shows that the flag has not settled.
+    to them; `random_of` is n, or 0 for vectors that were given. One vector that does not grow tells nothing. In any
+    case a vector that outgrows the one before it clearly, and by more than scatter, shows an unsettled flag.
     """
     steps, (_, k) = int(intervals.sum()), growth.shape
     values = growth.sum(axis=0) / steps
     finite, notes = values[np.isfinite(values)], []
-    if random_of and len(finite):
+    if random_of and len(finite) and (k > 1 or finite[0] > 0):
         needed = 0.5 * float(np.log(random_of / k))
         seen = (steps + transient) * max(float(np.ptp(finite)), float(finite.max()), 0.0)
         if seen < needed:
@@ -235,7 +237,9 @@ def alignment_notes(growth: Floats, intervals: NDArray[np.int64], transient: int
     with np.errstate(invalid="ignore"):
         gains = np.diff(growth, axis=1)
         gained = gains.sum(axis=0) / steps
-        ahead = (gained > 3 * batch_errors(gains, intervals)) & (gained > 0.1 * abs(finite).max(initial=0))
+        ahead = (gained > 3 * batch_errors(gains, intervals)) & (
+            gained > max(0.1 * abs(finite).max(initial=0), 10 * rounding)
+        )
     if not notes and ahead.any():
         i = int(np.argmax(ahead))
         notes.append(

@@ -17,7 +17,7 @@ from jvp_ops._checks import finite_number, positive_int, says_stop
 from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._frame import optimizer_under
-from jvp_ops.dynamics._orbit import check_probe, probe, step_identity
+from jvp_ops.dynamics._orbit import check_probe, probe, run_identity
 from jvp_ops.dynamics._track_result import Tracking
 from jvp_ops.eigen import eigenpairs
 from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
@@ -179,7 +179,7 @@ class _Tracker:
     def __post_init__(self) -> None:
         self.position = self.begin, 0
         self.began = self.saved = time.monotonic()
-        start = step_identity(self.f, self.state, self.request["first"])
+        start = run_identity(self.f, self.state, self.request["first"], self.request["steps"])
         self.identity = {"analysis": "track_eigenpairs", **self.request, **start}
         self.probe: list[float] = []
         if self.checkpoint is not None:

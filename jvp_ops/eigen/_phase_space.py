@@ -256,6 +256,8 @@ def _candidates(coupling: Coupling, parts: list[Eigenpairs]) -> _Candidates:
     if len(parts) == 2:  # the ends may overlap: two solves of one eigenvalue differ by rounding, so they are counted
         low, high = sorted(parts, key=lambda part: part.which != "SA")
         kept = np.arange(len(high)) < len(low.vectors) - len(low)
+        inside = torch.linalg.vector_norm(low.vectors.mT @ high.vectors, dim=0) > 0.7  # where the low end has gaps
+        kept &= ~inside.cpu().numpy()
     else:
         low, high, kept = parts[0], parts[0], np.zeros(len(parts[0]), dtype=bool)
     h, bounds, residuals, converged = (

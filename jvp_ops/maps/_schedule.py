@@ -1,7 +1,8 @@
 """Learning rates that may depend on the number of the step."""
 
 import hashlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import Any
 
@@ -34,11 +35,22 @@ def checked_step(step: object) -> int:
 
 
 def lr_identity(lr: LearningRate) -> Any:
-    """Name a learning rate: its number, or a schedule's code and its rates, which tell what it closes over."""
+    """Name a learning rate: its number, or a schedule's code, the plain values it closes over, and its rates."""
     if not callable(lr):
         return lr
-    rates = np.array([_rate_or_nan(lr, step) for step in _SAMPLED])
-    return [callable_identity(lr), hashlib.sha256(rates.tobytes()).hexdigest()]
+    try:
+        seen = inspect.getclosurevars(lr)
+    except TypeError:  # not a Python function
+        seen = inspect.ClosureVars({}, {}, {}, set())
+    plain = {k: v for k, v in {**seen.globals, **seen.nonlocals}.items() if isinstance(v, bool | int | float | str)}
+    return [callable_identity(lr), plain, rates_identity(lr, _SAMPLED)]
+
+
+def rates_identity(lr: LearningRate, steps: Iterable[int]) -> str | None:
+    """Hash a schedule's rates at given steps; None for a number."""
+    if not callable(lr):
+        return None
+    return hashlib.sha256(np.array([_rate_or_nan(lr, step) for step in steps]).tobytes()).hexdigest()
 
 
 def _rate_or_nan(lr: Callable[[int], float], step: int) -> float:
