@@ -132,10 +132,10 @@ def plot_local_growth(steps: ArrayLike, growth: ArrayLike, *, ax: Any = None) ->
     ax.axhline(0, color=GREY, lw=0.8, ls=":")
     for values, color in zip(growth.T, _colors(growth.shape[1]), strict=True):
         finite = np.isfinite(values)
-        ax.plot(steps, np.where(finite, values, np.nan), color=color, lw=0.8)
+        ax.plot(steps, np.where(finite, values, np.nan), color=color, lw=0.8, marker="o" if len(steps) == 1 else None)
         if finite.all():
             ax.axhline(values.mean(), color=color, lw=1, ls="--")
-    ax.set(xlabel="step", ylabel="log growth per step", xlim=(steps[0], steps[-1]))
+    ax.set(xlabel="step", ylabel="log growth per step", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
     ax.xaxis.get_major_locator().set_params(integer=True)
     return ax
 
