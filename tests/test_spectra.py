@@ -340,7 +340,7 @@ def test_rounding_and_scale_do_not_make_an_operator_look_unsymmetric(dtype, scal
         ({"method": "scipy", "start": torch.ones(50)}, "leave it out"),
         ({"method": "krylov-schur"}, "use 'lanczos', or 'auto'"),
         ({"method": "lanczos", "condition": True}, "a symmetric one's condition numbers are all 1"),
-        ({"method": "lanczos", "resume": True}, "no checkpoint= names one"),
+        ({"method": "lanczos", "resume": True}, "no checkpoint was named"),
         ({"method": "lanczos", "start": torch.zeros(50)}, "nothing but zeros"),
         ({"method": "lanczos", "start": torch.ones(49)}, r"shape \(50,\) or \(50, m\)"),
         ({"method": "lanczos", "start": torch.full((50,), float("nan"))}, "start"),
