@@ -7,11 +7,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Tensors = Sequence[Tensor]
 _SWITCHES = threading.RLock()  # torch's choice of kernels is one for all threads
@@ -25,11 +28,101 @@ def recording() -> Iterator[None]:
 
 
 @contextmanager
-def twice_differentiable(*, recurrent: bool = False) -> Iterator[None]:
-    """Record graphs that can be differentiated again: fused attention and cuDNN's recurrent layers cannot."""
-    plain = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    with _SWITCHES, recording(), sdpa_kernel(SDPBackend.MATH), plain:
-        yield
+def numerics(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Compute in `dtype` whatever the process is set to: no autocast, no TF32 or bfloat16 products, that default dtype.
+
+    Only one thread at a time is inside, since these are settings of the process.
+    """
+    with _SWITCHES, torch.autocast(device.type, enabled=False):
+        default, restore = torch.get_default_dtype(), _full_precision(device)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
+            restore()
+
+
+@contextmanager
+def pinned(device: torch.device, dtype: torch.dtype, *, recurrent: bool = False) -> Iterator[None]:
+    """Record graphs that can be differentiated again, by one way of computing whatever the process is set to.
+
+    Fused attention, the encoder's fast path and cuDNN's recurrent layers have no second derivatives, or are of
+    another function.
+    """
+    plain = torch.backends.cudnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext()
+    with numerics(device, dtype), recording(), sdpa_kernel(SDPBackend.MATH), plain:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _full_precision(device: torch.device) -> Callable[[], None]:
+    """Let float32 products be of float32 numbers; return what puts the process's own choice back."""
+    undo = [_by_legacy_switch() or _by_backends("cuda.matmul", "mkldnn.matmul")]
+    if device.type == "cuda":
+        undo.append(_by_cudnn_switch() or _by_backends("cudnn.conv", "cudnn.rnn"))
+
+    def restore() -> None:
+        for switch_back in undo:
+            switch_back()
+
+    return restore
+
+
+def _by_legacy_switch() -> Callable[[], None] | None:
+    try:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    except RuntimeError:  # the process uses torch's newer switches, one for each backend
+        return None
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+def _by_cudnn_switch() -> Callable[[], None] | None:
+    try:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+    except RuntimeError:
+        return None
+    return lambda: setattr(torch.backends.cudnn, "allow_tf32", before)
+
+
+def _by_backends(*names: str) -> Callable[[], None]:
+    switches = [attrgetter(name)(torch.backends) for name in names]
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+
+    def restore() -> None:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+    return restore
+
+
+def written_out(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function in plain operations in the place of one whose second derivatives torch has wrong."""
+    return _weight_norm if function is torch._weight_norm else function
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Compute v g/‖v‖, the norm over all dimensions but one (-1: over all)."""
+    over = [d for d in range(v.ndim) if d != dim]
+    scale: Tensor = g / torch.linalg.vector_norm(v, dim=over, keepdim=True)
+    return v * scale
+
+
+class WrittenOut(TorchFunctionMode):
+    """Call every torch function as `written_out` gives it."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return written_out(function)(*args, **(kwargs or {}))
 
 
 def split(flat: Tensor, like: Tensors) -> list[Tensor]:
@@ -103,6 +196,40 @@ def by_columns(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
         return total
 
     return apply
+
+
+class AllocatedBytes(TorchDispatchMode):
+    """Count the bytes of all that is computed while it is active: never less than `SavedBytes` counts."""
+
+    def __init__(self, known: Tensors) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._kept: list[Tensor] = []  # so that no address is given out twice
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        try:
+            address = tensor.untyped_storage().data_ptr()
+        except RuntimeError:  # a tensor within torch.func, which has no storage of its own
+            self.total += tensor.numel() * tensor.element_size()
+            return
+        if address not in self._seen:
+            self._seen.add(address)
+            self._kept.append(tensor)
+            self.total += tensor.untyped_storage().nbytes()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._kept.clear()
 
 
 class SavedBytes:

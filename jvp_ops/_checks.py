@@ -115,3 +115,9 @@ def check_finite(value: Tensor, name: str) -> None:
         raise NonFiniteError(
             f"{name} holds {int(bad.sum())} NaN or Inf of {value.numel()} entries; the first is at {place}"
         )
+
+
+def check_second_derivatives(value: object) -> None:
+    """Check the option that says whether products are held against differences."""
+    if value not in ("checked", "unchecked"):
+        raise InputError(f"second_derivatives must be 'checked' or 'unchecked', not {value!r}")

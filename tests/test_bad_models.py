@@ -10,6 +10,26 @@ import jvp_ops as jo
 
 X, T = MODULES["perceptron"].inputs, MODULES["perceptron"].targets
 LINEAR = seeded(lambda: nn.Linear(3, 3))
+WEIGHTS = torch.tensor([1.0, 5.0, 0.2]).double()
+
+
+def weighted_by_hand(z, t):
+    """Take the mean that CrossEntropyLoss(weight=WEIGHTS) takes, in a form that nothing recognizes."""
+    return (functional.cross_entropy(z, t, reduction="none") * WEIGHTS[t]).sum() / WEIGHTS[t].sum()
+
+
+def ignoring_by_hand(z, t):
+    counted = (t != -100).double()
+    return (functional.cross_entropy(z, t.clamp(min=0), reduction="none") * counted).sum() / counted.sum()
+
+
+def assert_is_that_of_one_batch(function, data, X, T):
+    """Hold value and Hessian against the loss on all the data at once."""
+    loss = loss_of(LINEAR, function, data)
+    theta = loss.initial()
+    whole = jo.FunctionLoss(lambda w: function(X @ w[:9].reshape(3, 3).mT + w[9:], T), size=12, dtype="float64")
+    torch.testing.assert_close(loss.value(theta), whole.value(theta), rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss.hessian(theta).dense(), whole.hessian(theta).dense(), rtol=0, atol=1e-13)
 
 
 def loss_of(model, function=mean_cross_entropy, data=(X, T), **options):
@@ -85,12 +105,11 @@ def test_a_model_that_mixes_samples_is_refused():
 @pytest.mark.parametrize(
     "function",
     [
-        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]).double()),
-        nn.CrossEntropyLoss(ignore_index=2),
+        weighted_by_hand,
         lambda z, t: functional.cross_entropy(z, t) ** 2,
         lambda z, t: z.std(),
     ],
-    ids=["class weights", "ignored index", "square of a mean", "spread"],
+    ids=["class weights by hand", "square of a mean", "spread"],
 )
 def test_a_loss_that_is_neither_a_mean_nor_a_sum_is_refused(function):
     with pytest.raises(jo.InputError, match=r"neither the mean .*reduction='sum'"):
@@ -98,11 +117,12 @@ def test_a_loss_that_is_neither_a_mean_nor_a_sum_is_refused(function):
 
 
 @pytest.mark.parametrize("as_batches", [False, True])
-def test_class_weights_are_refused_though_the_first_samples_are_of_one_class(as_batches):
+def test_class_weights_are_right_or_refused_though_the_first_samples_are_of_one_class(as_batches):
     X, T = numbers(1, 600, 3), torch.arange(600) // 300
     data = list(zip(X.split(300), T.split(300), strict=True)) if as_batches else (X, T)
     with pytest.raises(jo.InputError, match="neither the mean"):
-        loss_of(LINEAR, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 1.0]).double()), data)
+        loss_of(LINEAR, weighted_by_hand, data)
+    assert_is_that_of_one_batch(nn.CrossEntropyLoss(weight=WEIGHTS), data, X, T)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +163,13 @@ def test_a_sum_is_told_from_a_mean_even_where_the_models_own_loss_is_zero():
 
 
 @pytest.mark.parametrize("as_batches", [False, True])
-def test_ignored_targets_are_refused_though_the_first_samples_have_none(as_batches):
+def test_ignored_targets_are_right_or_refused_though_the_first_samples_have_none(as_batches):
     X, T = numbers(1, 600, 3), torch.arange(600) % 3
     T[300:400] = -100
     data = list(zip(X.split(300), T.split(300), strict=True)) if as_batches else (X, T)
     with pytest.raises(jo.InputError, match="neither the mean"):
-        loss_of(LINEAR, nn.CrossEntropyLoss(), data)
+        loss_of(LINEAR, ignoring_by_hand, data)
+    assert_is_that_of_one_batch(nn.CrossEntropyLoss(), data, X, T)
 
 
 def test_models_with_nothing_to_differentiate_are_refused():
@@ -182,7 +203,7 @@ def test_gauss_newton_of_a_loss_that_is_not_convex_is_refused():
             loss.gauss_newton(loss.initial())
 
 
-def test_gauss_newton_of_several_outputs_is_refused():
+def test_gauss_newton_takes_the_output_that_the_loss_depends_on_and_refuses_several():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -191,21 +212,32 @@ def test_gauss_newton_of_several_outputs_is_refused():
         def forward(self, x):
             return self.layer(x), self.layer(-x)
 
-    loss = loss_of(Two().double(), first_cross_entropy)
-    loss.hessian(loss.initial())
-    with pytest.raises(jo.InputError, match="needs a model that returns one tensor, not tuple"):
-        loss.gauss_newton(loss.initial())
+    model = Two().double()
+    loss = loss_of(model, first_cross_entropy)
+    theta = loss.initial()
+    alone = loss_of(model.layer).gauss_newton(theta)
+    assert torch.equal(loss.gauss_newton(theta).dense(), alone.dense())
+    both = loss_of(model, lambda z, t: functional.cross_entropy(z[0], t) + functional.cross_entropy(z[1], t))
+    both.hessian(theta)
+    with pytest.raises(jo.InputError, match=r"the loss depends on 0 and 1 of tuple of 0, 1: name it by outputs="):
+        both.gauss_newton(theta)
 
 
 def test_what_breaks_the_sum_is_found_however_rare_it_is():
     X, T = numbers(1, 4000, 3), torch.arange(4000) % 2
     T[[1234, 3456]] = 2
-    heavy = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, 500.0]).double())
+    heavy = torch.tensor([1.0, 1.0, 500.0]).double()
+
+    def by_hand(z, t):
+        return (functional.cross_entropy(z, t, reduction="none") * heavy[t]).sum() / heavy[t].sum()
+
     with pytest.raises(jo.InputError, match="neither the mean"):
-        loss_of(LINEAR, heavy, (X, T))
+        loss_of(LINEAR, by_hand, (X, T))
+    assert_is_that_of_one_batch(nn.CrossEntropyLoss(weight=heavy), (X, T), X, T)
     T[[1234, 3456]] = -100
     with pytest.raises(jo.InputError, match="neither the mean"):
-        loss_of(LINEAR, nn.CrossEntropyLoss(), (X, T))
+        loss_of(LINEAR, ignoring_by_hand, (X, T))
+    assert_is_that_of_one_batch(nn.CrossEntropyLoss(), (X, T), X, T)
 
 
 def test_a_loss_that_is_concave_only_for_later_samples_has_no_gauss_newton_matrix():

@@ -104,7 +104,8 @@ def test_a_loader_that_does_not_shuffle_is_taken_whole():
         ([], "no samples"),
         ((X[:0], T[:0]), "no samples"),
         ([X, T], r"each batch must be \(inputs, targets\), not Tensor"),
-        ([(X, T, T)], r"each batch must be \(inputs, targets\), not tuple"),
+        ([(X,)], r"a batch holds 1 parts, and the model's forward takes 1 to 1: unpack="),
+        ([(X, T, T)], "do not run on the data: TypeError"),  # both T are the targets
         ((X, T[:3]), r"different lengths \[3, 10\]"),
         ((X, torch.tensor(1)), "dimension of samples"),
         ((X.numpy(), T), "torch tensors, not ndarray"),

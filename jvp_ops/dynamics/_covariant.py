@@ -125,7 +125,10 @@ def covariant_vectors(
         products=k * orbit.steps,
         seconds=time.monotonic() - began,
         parameters=orbit.parameters,
-        notes=(f"the backward transient of {orbit.steps - stop} steps is short: see uncertainty",) if loose else (),
+        notes=(
+            *getattr(orbit.map, "notes", ()),
+            *([f"the backward transient of {orbit.steps - stop} steps is short: see uncertainty"] if loose else []),
+        ),
         provenance={"analysis": "covariant_vectors", **request},
     )
 

@@ -165,7 +165,11 @@ def finite_time_exponents(
         products=products,
         seconds=time.monotonic() - began,
         parameters=orbit.parameters,
-        notes=(*_notes(worst, limit, stalled), *_strain_notes(found.strained, orbit.dtype)),
+        notes=(
+            *getattr(orbit.map, "notes", ()),
+            *_notes(worst, limit, stalled),
+            *_strain_notes(found.strained, orbit.dtype),
+        ),
         provenance={"analysis": "finite_time_exponents", "k": k, "window": [start, stop], "orbit": orbit.identity()},
     )
 

@@ -121,7 +121,7 @@ class Measurement:
             products=self.k * (self.done + pace.wasted),
             seconds=self.seconds_before + time.monotonic() - self.began,
             complete=measured == self.steps,
-            notes=(*notes, *pace.notes()),
+            notes=(*getattr(self.system.map, "notes", ()), *notes, *pace.notes()),
             provenance=self.identity,
         )
 

@@ -317,7 +317,7 @@ class _Tracker:
             complete=not reason,
             seconds=self.seconds_before + time.monotonic() - self.began,
             parameters=self.optimizer.loss.parameters,
-            notes=tuple(notes),
+            notes=(*getattr(self.f, "notes", ()), *notes),
             provenance=self.identity,
         )
 

@@ -237,7 +237,7 @@ def eigenpairs(
         result = mapped(result, affine.shift, affine.scale)
     return replace(
         result,
-        notes=notes,
+        notes=(*operator.linearization.notes, *notes),
         provenance=operator.identity(),
         products=solved.products - before + spent,
         float64_products=0 if rounding.exact is None else rounding.exact.products,

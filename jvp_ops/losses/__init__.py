@@ -1,7 +1,7 @@
 """A loss L(θ): its value, its gradient, and its linearizations H and G as operators."""
 
 from jvp_ops.losses._function import FunctionLoss as FunctionLoss
-from jvp_ops.losses._model import ModelLoss as ModelLoss
 from jvp_ops.losses._protocol import Loss as Loss
 from jvp_ops.losses._protocol import SampledLoss as SampledLoss
 from jvp_ops.losses._two_layer import TwoLayerLoss as TwoLayerLoss
+from jvp_ops.losses.model import ModelLoss as ModelLoss

@@ -6,8 +6,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import by_columns, gradients, pull_back, recording, twice_differentiable
-from jvp_ops._checks import check_state, resolve_device, resolve_dtype
+from jvp_ops._autodiff import WrittenOut, by_columns, gradients, pinned, pull_back
+from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
+from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs
+from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
 from jvp_ops.operators import HessianOperator, Linearization
@@ -26,13 +28,17 @@ class FunctionLoss:
         n; θ is then one parameter named ``theta``.
     shapes : mapping of str to shape, optional
         Names and shapes of the parameters that make up θ, instead of `size`.
+    second_derivatives : {"checked", "unchecked"}
+        Whether the first Hessian is held against differences of gradients, and they against differences of values; an
+        unchecked one says so in the notes of every result.
     device, dtype
         Of θ; by default the CPU and float32.
 
     Raises
     ------
     InputError
-        Neither or both of `size` and `shapes`; a function that does not return a scalar.
+        Neither or both of `size` and `shapes`; a function that does not return a scalar. From `hessian`, the first
+        time: a product that is no derivative.
 
     Examples
     --------
@@ -49,10 +55,14 @@ class FunctionLoss:
         *,
         size: int | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        second_derivatives: str = "checked",
         device: torch.device | str | None = None,
         dtype: torch.dtype | str = torch.float32,
     ) -> None:
+        check_second_derivatives(second_derivatives)
         self.function = function
+        self._checked_once = second_derivatives == "unchecked"
+        self.notes: tuple[str, ...] = (UNCHECKED,) if self._checked_once else ()
         self.parameters: Parameters = layout(size, shapes)
         self.device, self.dtype = resolve_device(device), resolve_dtype(dtype)
 
@@ -65,36 +75,29 @@ class FunctionLoss:
 
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ), a tensor of no dimensions."""
-        with torch.no_grad():
-            return self._call(self._checked(theta).clone())
+        return self._value_of(self._checked(theta).clone())
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
-        with recording():
-            leaf = self._checked(theta).clone().requires_grad_()
-            return gradients(self._call(leaf), [leaf])[0].detach()
+        return self._gradient_of(self._checked(theta))
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Record the gradient's graph at θ once and return the Hessian ∇²L(θ) as an operator."""
-        with twice_differentiable():
+        with torch.inference_mode(False):
             frozen = self._checked(theta).clone()
-            leaf = frozen.clone().requires_grad_()
-            value = self._call(leaf)
-            if not value.requires_grad:
-                raise InputError(
-                    "the function's value does not depend on theta by operations that autograd records: "
-                    "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
-                )
-            slope = gradients(value, [leaf], differentiable=True)
+        if not self._checked_once:
+            self._hold_against_differences(frozen)
+        leaf, slope = self._record(frozen)
 
         return HessianOperator(
             Linearization.symmetric_of(
-                by_columns(lambda v: pull_back(slope, [leaf], [v])[0]),
+                by_columns(lambda v: pull_back([slope], [leaf], [v])[0]),
                 self.parameters,
                 self.dtype,
                 self.device,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
                 in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)),
+                notes=self.notes,
             )
         )
 
@@ -113,12 +116,14 @@ class FunctionLoss:
 
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "FunctionLoss":
         """Make the same loss in another dtype or on another device; the function must accept it."""
-        return FunctionLoss(
+        other = FunctionLoss(
             self.function,
             shapes={entry.name: entry.shape for entry in self.parameters},
             device=self.device if device is None else device,
             dtype=self.dtype if dtype is None else dtype,
         )
+        other._checked_once, other.notes = self._checked_once, self.notes
+        return other
 
     def identity(self) -> dict[str, Any]:
         """All that L depends on, as a JSON-able dict; of code, the names and the compiled instructions."""
@@ -129,8 +134,45 @@ class FunctionLoss:
     def _checked(self, theta: Tensor) -> Tensor:
         return check_state(theta, "theta", size=self.parameters.size, dtype=self.dtype, device=self.device)
 
+    def _record(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Record the gradient's graph; return the leaf and the gradient."""
+        with pinned(at.device, at.dtype):
+            leaf = at.detach().clone().requires_grad_()
+            value = self._call(leaf)
+            if not value.requires_grad:
+                raise InputError(
+                    "the function's value does not depend on theta by operations that autograd records: "
+                    "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
+                )
+            return leaf, gradients(value, [leaf], differentiable=True)[0]
+
+    def _value_of(self, at: Tensor) -> Tensor:
+        with pinned(at.device, at.dtype):
+            return self._call(at.detach().clone().requires_grad_()).detach()
+
+    def _gradient_of(self, at: Tensor) -> Tensor:
+        with pinned(at.device, at.dtype):
+            leaf = at.detach().clone().requires_grad_()
+            return gradients(self._call(leaf), [leaf])[0].detach()
+
+    def _hold_against_differences(self, frozen: Tensor) -> None:
+        """See once that the gradient is that of L, and a product with H its derivative; in float64 if L runs in it."""
+
+        def check(at: Tensor) -> None:
+            leaf, slope = self._record(at)
+            layout = self.parameters
+            gradient = Function(self._gradient_of, at, layout, "the gradient")
+            check_product(
+                gradient, lambda v: pull_back([slope], [leaf], [v])[0], "the product of the Hessian with a direction"
+            )
+            check_slopes(Function(self._value_of, at, layout, "the value"), slope.detach(), "the gradient")
+
+        in_float64_if_it_runs(check, frozen)
+        self._checked_once = True
+
     def _call(self, theta: Tensor) -> Tensor:
-        value = self.function(theta)
+        with WrittenOut(), explained("the function does not run on theta"):
+            value = self.function(theta.clone())  # a copy, so that it may change its argument in place
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"the function must return a scalar tensor, not {shape}")

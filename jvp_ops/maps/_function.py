@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import by_columns, pull_back, push_forward, twice_differentiable
-from jvp_ops._checks import check_state, resolve_device, resolve_dtype
+from jvp_ops._autodiff import WrittenOut, by_columns, pinned, pull_back, push_forward
+from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
+from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs
+from jvp_ops._explained import explained
 from jvp_ops.errors import InputError
 from jvp_ops.maps._run import run
 from jvp_ops.operators import JacobianOperator, Linearization
@@ -27,13 +29,17 @@ class FunctionMap:
         n; the state is then one parameter named ``theta``.
     shapes : mapping of str to shape, optional
         Names and shapes of the parts of the state, instead of `size`.
+    second_derivatives : {"checked", "unchecked"}
+        Whether the first Jacobian is held against differences of f (a step that takes gradients has their derivatives
+        in it); an unchecked one says so in the notes of every result.
     device, dtype
         Of the state; by default the CPU and float32.
 
     Raises
     ------
     InputError
-        Neither or both of `size` and `shapes`; a function that returns another shape.
+        Neither or both of `size` and `shapes`; a function that returns another shape. From `jacobian`, the first
+        time: products that are not the derivative of f.
 
     Examples
     --------
@@ -51,10 +57,14 @@ class FunctionMap:
         *,
         size: int | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        second_derivatives: str = "checked",
         device: torch.device | str | None = None,
         dtype: torch.dtype | str = torch.float32,
     ) -> None:
+        check_second_derivatives(second_derivatives)
         self.function = function
+        self._checked_once = second_derivatives == "unchecked"
+        self.notes: tuple[str, ...] = (UNCHECKED,) if self._checked_once else ()
         self.parameters: Parameters = layout(size, shapes)
         self.device, self.dtype = resolve_device(device), resolve_dtype(dtype)
 
@@ -63,8 +73,7 @@ class FunctionMap:
 
     def __call__(self, state: Tensor, step: int = 0) -> Tensor:
         """Apply the map once; every `step` is the same."""
-        with torch.no_grad():
-            return self._call(self._checked(state).clone())
+        return self._image_of(self._checked(state))
 
     def run(
         self,
@@ -83,16 +92,12 @@ class FunctionMap:
 
         ``apply`` is the jvp and ``apply_adjoint`` the vjp; each direction is one backward pass.
         """
-        with twice_differentiable():
+        with torch.inference_mode(False):
             frozen = self._checked(state).clone()
-            leaf = frozen.clone().requires_grad_()
-            image = self._call(leaf)
-            if not image.requires_grad:
-                raise InputError(
-                    "the function's result does not depend on the state by operations that autograd records: "
-                    "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
-                )
-            push = push_forward([image], [leaf])
+        if not self._checked_once:
+            in_float64_if_it_runs(self._hold_against_differences, frozen)
+            self._checked_once = True
+        leaf, image, push = self._record(frozen)
 
         return JacobianOperator(
             Linearization(
@@ -105,6 +110,7 @@ class FunctionMap:
                 symmetric=False,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
                 in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)),
+                notes=self.notes,
             )
         )
 
@@ -115,13 +121,42 @@ class FunctionMap:
 
     def _in_float64(self) -> "FunctionMap":
         shapes = {entry.name: entry.shape for entry in self.parameters}
-        return FunctionMap(self.function, shapes=shapes, device=self.device, dtype=torch.float64)
+        other = FunctionMap(self.function, shapes=shapes, device=self.device, dtype=torch.float64)
+        other._checked_once, other.notes = self._checked_once, self.notes
+        return other
 
     def _checked(self, state: Tensor) -> Tensor:
         return check_state(state, "state", size=self.parameters.size, dtype=self.dtype, device=self.device)
 
+    def _record(self, at: Tensor) -> tuple[Tensor, Tensor, Callable[[list[Tensor]], list[Tensor]]]:
+        """Record the graph of f; return the leaf, the image, and J as a product."""
+        with pinned(at.device, at.dtype):
+            leaf = at.detach().clone().requires_grad_()
+            image = self._call(leaf)
+            if not image.requires_grad:
+                raise InputError(
+                    "the function's result does not depend on the state by operations that autograd records: "
+                    "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
+                )
+            return leaf, image, push_forward([image], [leaf])
+
+    def _image_of(self, at: Tensor) -> Tensor:
+        with pinned(at.device, at.dtype):  # as for a Jacobian: the function may take gradients of its own
+            return self._call(at.detach().clone().requires_grad_()).detach()
+
+    def _hold_against_differences(self, at: Tensor) -> None:
+        """See once that J v is the derivative of f, and Jᵀ u that of u·f."""
+        leaf, image, push = self._record(at)
+        check_product(
+            Function(self._image_of, at, self.parameters, "the function"), lambda v: push([v])[0], "the product Df v"
+        )
+        u = torch.randn(at.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(at)
+        weighted = Function(lambda x: self._image_of(x) @ u, at, self.parameters, "the function")
+        check_slopes(weighted, pull_back([image], [leaf], [u])[0], "the adjoint product Dfᵀ u")
+
     def _call(self, state: Tensor) -> Tensor:
-        image = self.function(state)
+        with WrittenOut(), explained("the function does not run on the state"):
+            image = self.function(state.clone())  # a copy, so that it may change its argument in place
         if not isinstance(image, Tensor) or image.shape != state.shape:
             shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise InputError(f"the function must return a tensor of shape {tuple(state.shape)}, not {shape}")

@@ -100,6 +100,7 @@ class GradientDescent(OptimizerMap):
                 in_float64=None if curvature.in_float64 is None else in_float64,
                 affine=Affine(shift, scale, hessian),
                 panels=None if curvature.panels is None else _shifted(curvature.panels, shift, scale),
+                notes=curvature.notes,
             )
         )
 

@@ -173,6 +173,11 @@ class MinibatchSGD:
         """Where the state lives."""
         return self.optimizer.device
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any result of this map must know."""
+        return self.optimizer.notes
+
     def batch(self, step: int) -> Tensor:
         """Say which samples (by `of`: which loss) step number `step` takes: integers on the CPU."""
         epoch, place = divmod(checked_step(step), self.steps_per_epoch)

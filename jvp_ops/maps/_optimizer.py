@@ -79,6 +79,11 @@ class OptimizerMap:
         """Where the state lives."""
         return self.loss.device
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any result of this map must know: what its loss says."""
+        return tuple(getattr(self.loss, "notes", ()))
+
     def __call__(self, state: Tensor, step: int = 0) -> Tensor:
         """Take step number `step`: f(state), shape (n,)."""
         lr = rate_at(self.lr, step)
@@ -179,6 +184,7 @@ class OptimizerMap:
                 identity=lambda: self._identity_at(lr, step, frozen, hessian),
                 in_float64=None if curvature.in_float64 is None else in_float64,
                 phase_space=None if coupling is None or clipping is not None else PhaseSpace(coupling, hessian),
+                notes=curvature.notes,
             )
         )
 

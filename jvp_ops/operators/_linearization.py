@@ -75,6 +75,8 @@ class Linearization:
         How A follows from a simpler symmetric operator.
     phase_space : PhaseSpace, optional
         How A, on a state of two parts, follows from a symmetric operator on the first.
+    notes : tuple of str
+        What a reader of any result of A must know.
     panels : Panels, optional
         A faster way to the leading block, for dense assembly.
     """
@@ -91,6 +93,7 @@ class Linearization:
     affine: Affine | None = None
     panels: Panels | None = None
     phase_space: PhaseSpace | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def symmetric_of(

@@ -1,7 +1,7 @@
 """Samples for a model: tensors in memory, or a data loader that must give the same batches on every pass."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,19 @@ from torch import Tensor
 
 from jvp_ops._checks import check_finite
 from jvp_ops.errors import DataError, InputError
+from jvp_ops.losses.model._items import REMEDY, is_one_batch
+from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_together
 from jvp_ops.store import raw_bytes, sha256_of
+
+Unpack = Callable[[Any], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: what the model is given (a tensor, or a tuple or mapping of tensors), and their targets."""
+    """Some samples: what the model is given (a tensor, or a tuple or mapping of tensors), and their targets.
+
+    Numbers, text and None among them are the same for every sample.
+    """
 
     inputs: Any
     targets: Any
@@ -23,22 +30,20 @@ class Batch:
     @property
     def samples(self) -> int:
         """How many samples: the common first dimension of all tensors."""
-        return len(all_tensors((self.inputs, self.targets))[0])
+        return len(self.tensors[0])
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors in it."""
-        return all_tensors((self.inputs, self.targets))
+        return all_tensors((self.inputs, self.targets), strict=True)
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Take some samples, as views."""
-        return Batch(
-            map_tensors(self.inputs, lambda t: t[start:stop]), map_tensors(self.targets, lambda t: t[start:stop])
-        )
+        return self._each(lambda t: t[start:stop])
 
     def take(self, index: Tensor) -> "Batch":
         """Take some samples by their numbers, as copies."""
-        return Batch(*(map_tensors(part, lambda t: t[index.to(t.device)]) for part in (self.inputs, self.targets)))
+        return self._each(lambda t: t[index.to(t.device)])
 
     def pieces(self, samples: int) -> Iterator["Batch"]:
         """Divide it into batches of at most `samples`."""
@@ -49,10 +54,16 @@ class Batch:
         """Move to a device, floating tensors in a dtype."""
 
         def move(tensor: Tensor) -> Tensor:
-            tensor = tensor.clone() if tensor.is_inference() else tensor  # else no graph could hold it
-            return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+            moved = tensor.clone() if tensor.is_inference() else tensor.detach()  # else no graph could hold it
+            if tensor.is_complex():
+                return moved.to(device, dtype.to_complex())
+            moved = moved.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+            return moved.requires_grad_(tensor.requires_grad)
 
-        return Batch(map_tensors(self.inputs, move), map_tensors(self.targets, move))
+        return self._each(move)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(map_tensors(self.inputs, function, strict=True), map_tensors(self.targets, function, strict=True))
 
 
 class Batches:
@@ -60,8 +71,11 @@ class Batches:
 
     Parameters
     ----------
-    data : (inputs, targets), or iterable of them
-        A pair of tensors (inputs may also be a tuple or mapping of tensors), or a DataLoader or list of pairs.
+    data : one batch, or iterable of them
+        A pair of tensors (inputs may also be a tuple or mapping of tensors), a mapping or a tuple of tensors; or a
+        DataLoader or list of those.
+    unpack : callable
+        Divides what stands for a batch into (inputs, targets).
     device, dtype
         Where batches go, and what their floating tensors become.
 
@@ -73,14 +87,16 @@ class Batches:
         A loader that gives other data on a later pass (it shuffles, or transforms at random).
     """
 
-    def __init__(self, data: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self._data, self._device, self._dtype = data, device, dtype
-        self._in_memory = isinstance(data, tuple) and len(data) == 2
+    def __init__(self, data: Any, unpack: Unpack, device: torch.device, dtype: torch.dtype) -> None:
+        self._data, self._unpack, self._device, self._dtype = data, unpack, device, dtype
+        self._in_memory = is_one_batch(data)
         self.sizes: list[int] = []
         self._checksums: list[int] = []
         if not self._in_memory:
             if not isinstance(data, Iterable):
                 raise InputError(f"data must be (inputs, targets) or a DataLoader, not {type(data).__name__}")
+            if isinstance(data, Tensor):
+                raise InputError(f"each batch must be (inputs, targets), but data are one tensor; {REMEDY}")
             if iter(data) is data:
                 raise InputError("data is an iterator that can be read only once: pass tensors, a list or a DataLoader")
         for number, batch in enumerate(self._raw()):
@@ -109,7 +125,7 @@ class Batches:
             )
         self.check_unchanged()
         taken = next(self._raw()).take(index)
-        return Batches((taken.inputs, taken.targets), self._device, self._dtype)
+        return Batches((taken.inputs, taken.targets), _as_given, self._device, self._dtype)
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through all batches, and refuse data that are not those of the first pass."""
@@ -134,13 +150,12 @@ class Batches:
         return sha256_of(torch.tensor(self.sizes), torch.tensor(self._checksums))
 
     def _raw(self) -> Iterator[Batch]:
-        if self._in_memory:
-            yield Batch(*self._data)
-            return
-        for pair in self._data:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise InputError(f"each batch must be (inputs, targets), not {type(pair).__name__}")
-            yield Batch(*pair)
+        """Go through the batches as they are; those without samples are left out."""
+        for item in [self._data] if self._in_memory else self._data:
+            batch = Batch(*self._unpack(item))
+            tensors = batch.tensors
+            if self._in_memory or not tensors or any(tensor.ndim == 0 or len(tensor) for tensor in tensors):
+                yield batch
 
     def _changed(self, what: str) -> str:
         name = type(self._data).__name__
@@ -156,6 +171,10 @@ def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.d
     tensors = batch.tensors
     if not tensors or any(tensor.ndim == 0 for tensor in tensors):
         raise InputError(f"batch {number} holds no tensors with a dimension of samples")
+    if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors):
+        raise InputError(
+            f"batch {number} holds a sparse or quantized tensor, whose rows cannot be taken: .to_dense() it"
+        )
     lengths = sorted({len(tensor) for tensor in tensors})
     if len(lengths) > 1:
         raise InputError(f"batch {number} holds tensors of different lengths {lengths}: one row a sample is needed")
@@ -176,31 +195,12 @@ def _versions(batch: Batch) -> list[int]:
     return [-1 if tensor.is_inference() else tensor._version for tensor in batch.tensors]
 
 
-def map_tensors(structure: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to every tensor of a tensor, tuple, list or mapping."""
-    if isinstance(structure, Tensor):
-        return function(structure)
-    if isinstance(structure, Mapping):
-        return {key: map_tensors(value, function) for key, value in structure.items()}
-    if isinstance(structure, tuple | list):
-        return tuple(map_tensors(value, function) for value in structure)
-    raise InputError(f"data must be made of torch tensors, not {type(structure).__name__}")
-
-
-def all_tensors(structure: Any) -> list[Tensor]:
-    """List every tensor of a tensor, tuple, list or mapping."""
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(structure, keep)
-    return found
+def _as_given(pair: Any) -> tuple[Any, Any]:
+    return pair[0], pair[1]
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
     """Put batches one behind another; their tensors must agree in all but the number of samples."""
-    joined = iter([torch.cat(tensors) for tensors in zip(*(batch.tensors for batch in batches), strict=True)])
-    first = batches[0]
-    return Batch(map_tensors(first.inputs, lambda _: next(joined)), map_tensors(first.targets, lambda _: next(joined)))
+    return Batch(
+        *(put_together([getattr(batch, part) for batch in batches], torch.cat) for part in ("inputs", "targets"))
+    )

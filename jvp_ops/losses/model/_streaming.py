@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import SavedBytes, add_columns, recording
+from jvp_ops._autodiff import AllocatedBytes, SavedBytes, add_columns, recording
 from jvp_ops._memory import require
 from jvp_ops._parallel import accumulate, worker_count
-from jvp_ops.losses._batches import Batch, Batches
+from jvp_ops.losses.model._batches import Batch, Batches
 
 Builder = Callable[[Batch], Any]
 # a graph of this size keeps the threads or the GPU busy
@@ -31,6 +31,10 @@ class Plan:
         Of θ.
     budget : int
         Bytes in all: first for what the threads work on, the rest for graphs to keep.
+    whole : bool
+        Batches are not divided: their samples are coupled.
+    alone : bool
+        One chunk at a time: the modules keep state while they run.
 
     Raises
     ------
@@ -38,12 +42,23 @@ class Plan:
         From `chunk`: the graph of one sample in each thread does not fit.
     """
 
-    def __init__(self, build: Builder, batches: Batches, known: Sequence[Tensor], size: int, budget: int) -> None:
+    def __init__(
+        self,
+        build: Builder,
+        batches: Batches,
+        known: Sequence[Tensor],
+        size: int,
+        budget: int,
+        *,
+        whole: bool = False,
+        alone: bool = False,
+    ) -> None:
         self._build, self._known, self.budget = build, known, budget
         self._largest_batch = max(batches.sizes)
         self._device = known[0].device
-        self._workers = worker_count(self._device)
-        self._vectors = 2 * self._workers * size * known[0].element_size()
+        self._whole = whole
+        self.workers = 1 if whole or alone else worker_count(self._device)
+        self._vectors = 2 * self.workers * size * known[0].element_size()
         self._costs: dict[Any, tuple[int, int]] = {}
 
     def bytes_of(self, batch: Batch) -> int:
@@ -55,11 +70,14 @@ class Plan:
         """Say how many samples of this shape make a chunk."""
         fixed, per_sample = self._cost(batch)
         remedy = "raise max_memory, or use a smaller model"
+        if self._whole:
+            require(self._work(self.bytes_of(batch)), self.budget, "the graph of a batch of coupled samples", remedy)
+            return batch.samples
         require(self._work(fixed + per_sample), self.budget, "the graph of one sample in each thread", remedy)
         target = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
-        fits = (self.budget // 2 - self._vectors) // (2 * self._workers)
+        fits = (self.budget // 2 - self._vectors) // (2 * self.workers)
         most = (min(target, fits) - fixed) // max(per_sample, 1)
-        return _evenly(max(batch.samples, self._largest_batch), max(1, most), self._workers)
+        return _evenly(max(batch.samples, self._largest_batch), max(1, most), self.workers)
 
     def room(self, batch: Batch) -> int:
         """Say how many bytes of graphs may be kept beside the work on chunks of this shape."""
@@ -68,7 +86,7 @@ class Plan:
 
     def _work(self, chunk_bytes: int) -> int:
         """Count what the threads hold: a chunk's graph each, and as much again while it goes backward."""
-        return 2 * self._workers * chunk_bytes + self._vectors
+        return 2 * self.workers * chunk_bytes + self._vectors
 
     def _cost(self, batch: Batch) -> tuple[int, int]:
         """Measure what graphs save: bytes in any case, and bytes a sample."""
@@ -88,8 +106,14 @@ def _evenly(samples: int, most: int, workers: int) -> int:
 
 
 def _saved_bytes(build: Builder, batch: Batch, known: Sequence[Tensor]) -> int:
-    with recording(), SavedBytes([*known, *batch.tensors]) as saved:
-        build(batch)
+    try:
+        with recording(), SavedBytes([*known, *batch.tensors]) as saved:
+            build(batch)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):  # which torch.func, inside the model, does not allow
+            raise
+        with recording(), AllocatedBytes([*known, *batch.tensors]) as saved:
+            build(batch)
     return saved.total
 
 
@@ -127,13 +151,13 @@ class Stream:
             add_columns(self._build(piece), V, total)
 
         self._batches.check_unchanged()
-        total = accumulate(add_kept, self.graphs, torch.zeros_like(V))
+        total = accumulate(add_kept, self.graphs, torch.zeros_like(V), workers=self._plan.workers)
         return total if self.complete else self.add_all(add_new, total, skip=len(self.graphs))
 
     def add_all(self, add: Callable[[Batch, Tensor], None], total: Tensor, *, skip: int = 0) -> Tensor:
         """Add each chunk's share to `total`, a batch of the data at a time, but for the first `skip` chunks."""
         for batch in self._batches:
             pieces = list(batch.pieces(self._plan.chunk(batch)))
-            total = accumulate(add, pieces[skip:], total)
+            total = accumulate(add, pieces[skip:], total, workers=self._plan.workers)
             skip = max(0, skip - len(pieces))
         return total

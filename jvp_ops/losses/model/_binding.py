@@ -1,0 +1,260 @@
+"""θ in the user's own modules: they hold it while a pass runs, and are as they were when it ends.
+
+In place, not in a copy: closures, globals and other modules that read the parameters then see θ too, and nothing need
+be copied that cannot be. What the modules were when they were handed over is kept, and is what every pass sees.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jvp_ops._autodiff import pinned
+from jvp_ops.losses.model._captured import OWN_KEYS, Captured
+
+Substitutes = dict[int, Tensor]
+CONTAINERS = (dict, OrderedDict, list, set, tuple)
+
+
+class Binding:
+    """The modules that a loss reaches, with all their values as they were, in one dtype on one device.
+
+    Parameters
+    ----------
+    captured : Captured
+        The modules and tensors that the model and the loss function reach.
+    named : mapping of str to Tensor
+        The parameters that make up θ, by name, in order.
+    device, dtype
+        Where the passes run, and in which dtype.
+
+    Attributes
+    ----------
+    keeps_state : bool
+        A forward pass was seen to change attributes or buffers of a module: each one then starts from the same.
+    """
+
+    def __init__(
+        self, captured: Captured, named: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.device, self.dtype, self.named = device, dtype, dict(named)
+        self.modules = tuple(captured.modules)
+        self.keeps_state = False
+        self._dicts = [_copied(vars(module)) for module in self.modules]
+        self._theta = {id(tensor) for tensor in self.named.values()}
+        self._originals = _originals(captured)  # which also keeps them, and so their numbers, alive
+        with torch.inference_mode(False), torch.no_grad():
+            self._source = {number: tensor.detach().clone() for number, tensor in self._originals.items()}
+        buffers = (buffer for module in self.modules for buffer in module._buffers.values())
+        self._written = {id(buffer) for buffer in buffers}  # which a forward pass may write into
+        self._cast = self._in_own_dtype()
+        self._padded = _padding_rows(self.modules, self._theta)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Binding":
+        """Give the same modules on another device or in another dtype, cast from the values as they came."""
+        other = object.__new__(Binding)
+        other.__dict__.update(self.__dict__)
+        other.device, other.dtype = device, dtype
+        other._cast = other._in_own_dtype()
+        return other
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there are recurrent layers, for which cuDNN has no second derivatives."""
+        return any(isinstance(module, nn.RNNBase) for module in self.modules)
+
+    @property
+    def constants(self) -> list[Tensor]:
+        """All values that are not in θ, in the order of the modules, in the dtype that they came in."""
+        return [tensor for number, tensor in self._source.items() if number not in self._theta]
+
+    @property
+    def padded(self) -> tuple[str, ...]:
+        """Names of the embeddings whose padding row is held constant."""
+        return tuple(name for name, tensor in self.named.items() if id(tensor) in self._padded)
+
+    @property
+    def held(self) -> list[Tensor]:
+        """All tensors that are held anyway, whatever is recorded."""
+        return list(self._cast.values())
+
+    def initial(self) -> list[Tensor]:
+        """Give the values that the parameters of θ came with, as real tensors."""
+        return [_as_real(self._cast[id(tensor)]).detach() for tensor in self.named.values()]
+
+    def leaves(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Make the tensors that gradients are taken in: real, one for each parameter of θ."""
+        with torch.inference_mode(False):
+            return [part.detach().clone().requires_grad_() for part in parts]
+
+    def substitutes(self, leaves: Sequence[Tensor], *, padding: bool = True) -> Substitutes:
+        """Say what stands in for every tensor of the modules, by the number of the original."""
+        bound = dict(self._cast)
+        for original, leaf in zip(self.named.values(), leaves, strict=True):
+            number = id(original)
+            value = torch.view_as_complex(leaf) if original.is_complex() else leaf
+            if padding and number in self._padded:  # torch never gives this row a gradient, so training never moves it
+                own = self._cast[number]
+                row = torch.arange(len(own), device=own.device) == self._padded[number]
+                value = torch.where(row[:, None], own, value)
+            bound[number] = value
+        return bound
+
+    def reading(self, first: Substitutes, leaves: Sequence[Tensor]) -> Substitutes:
+        """Let other leaves stand in, also for what stands in by `first` already."""
+        second = self.substitutes(leaves)
+        return second | {id(tensor): second[number] for number, tensor in first.items() if number in self._theta}
+
+    def perturbed(self, scale: float) -> list[Tensor]:
+        """Make leaves beside the values that the parameters came with: `scale` in units of each one's own size."""
+        random, beside = torch.Generator().manual_seed(0), []
+        for own in self.initial():
+            fan_in = own.numel() / len(own) if own.ndim > 1 else 1.0
+            size = max(float(own.double().square().mean().sqrt()), fan_in**-0.5)
+            noise = torch.randn(own.shape, generator=random, dtype=torch.float64).to(own)
+            beside.append(own + scale * size * noise)
+        return self.leaves(beside)
+
+    @contextmanager
+    def holding(self, substitutes: Substitutes) -> Iterator[None]:
+        """Let the modules hold other tensors, and put them back as they were; one thread at a time."""
+        with pinned(self.device, self.dtype, recurrent=self.recurrent):
+            before = [vars(module) for module in self.modules]
+            try:
+                self.install(substitutes)
+                yield
+            finally:
+                for module, attributes in zip(self.modules, before, strict=True):
+                    object.__setattr__(module, "__dict__", attributes)
+
+    def install(self, substitutes: Substitutes) -> None:
+        """Give each module the attributes that it was handed over with, and the tensors that stand in for its own."""
+        for module, attributes in zip(self.modules, self._dicts, strict=True):
+            fresh = {key: _replaced(value, substitutes) for key, value in attributes.items()}
+            if self.keeps_state:
+                fresh["_buffers"] = {k: None if b is None else b.clone() for k, b in fresh["_buffers"].items()}
+            _run_plainly(module, fresh)
+            object.__setattr__(module, "__dict__", fresh)
+
+    def see_changes(self, substitutes: Substitutes) -> None:
+        """After a forward pass: note whether it left other numbers or tensors in the modules than it found."""
+        for module, attributes in zip(self.modules, self._dicts, strict=True):
+            now = vars(module)
+            for key in now.keys() | attributes.keys():
+                found = _state(_replaced(attributes.get(key), substitutes))
+                self.keeps_state |= _state(now.get(key)) != found
+        for number, tensor in self._cast.items():
+            self.keeps_state |= number in self._written and tensor._version > 0
+        self._cast = self._in_own_dtype()  # as they came, if the pass has written into them
+
+    def stray(self, leaf: Tensor) -> str | None:
+        """Name a tensor that records gradients but is not in θ: a parameter, or what the loss function closes over."""
+        for module in self.modules:
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter is leaf:
+                    return f"the parameter {name!r} of a {type(module).__name__}"
+        return "a parameter" if isinstance(leaf, nn.Parameter) or id(leaf) in self._originals else None
+
+    def _in_own_dtype(self) -> Substitutes:
+        with torch.inference_mode(False), torch.no_grad():
+            cast = {}
+            for number, tensor in self._source.items():
+                moved = tensor.to(self.device, _dtype_like(tensor.dtype, self.dtype))
+                cast[number] = moved.clone() if moved is tensor and number in self._written else moved
+            return cast
+
+
+def _originals(captured: Captured) -> dict[int, Tensor]:
+    """List parameters, buffers and constants that are numbers of their own (not computed from others)."""
+    found: dict[int, Tensor] = {}
+    for module in captured.modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                found[id(tensor)] = tensor
+    for number, (tensor, _) in captured.tensors.items():
+        if tensor.is_leaf and not tensor.is_sparse and (tensor.is_floating_point() or tensor.is_complex()):
+            found.setdefault(number, tensor)
+    return found
+
+
+def _padding_rows(modules: Sequence[nn.Module], theta: set[int]) -> dict[int, int]:
+    """Find the padding row of each embedding in θ that no other module shares."""
+    users: dict[int, list[nn.Module]] = {}
+    for module in modules:
+        for tensor in module._parameters.values():
+            users.setdefault(id(tensor), []).append(module)
+    rows = {}
+    for number, owners in users.items():
+        owner = owners[0]
+        padding = getattr(owner, "padding_idx", None)
+        if number in theta and len(owners) == 1 and isinstance(owner, nn.Embedding) and padding is not None:
+            rows[number] = padding % owner.num_embeddings
+    return rows
+
+
+def _copied(value: Any) -> Any:
+    """Copy a dict of attributes and the containers in it, not what they hold."""
+    copied = {}
+    for key, inside in value.items():
+        copied[key] = type(inside)(inside) if type(inside) in CONTAINERS else inside
+    return copied
+
+
+def _replaced(value: Any, substitutes: Substitutes) -> Any:
+    """Copy an attribute with other tensors in the place of known ones."""
+    if isinstance(value, Tensor):
+        return substitutes.get(id(value), value)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, _one(inside, substitutes)) for key, inside in value.items())
+    if type(value) in (list, tuple, set):
+        return type(value)(_one(inside, substitutes) for inside in value)
+    return value
+
+
+def _one(value: Any, substitutes: Substitutes) -> Any:
+    return substitutes.get(id(value), value) if isinstance(value, Tensor) else value
+
+
+def _state(value: Any) -> Any:
+    """Say what of an attribute a forward pass may change: its numbers and which tensors it holds."""
+    if isinstance(value, Tensor):
+        return id(value)
+    if isinstance(value, int | float | str | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return tuple((str(key), _state(inside)) for key, inside in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_state(inside) for inside in value)
+    return type(value).__name__
+
+
+def _run_plainly(module: nn.Module, attributes: dict[str, Any]) -> None:
+    """Let a compiled module run as it was written: compiled code has no second derivatives."""
+    if attributes.get("_compiled_call_impl") is not None:
+        attributes["_compiled_call_impl"] = None
+    original = attributes.get("_modules", {}).get("_orig_mod")
+    if original is not None and "dynamo_ctx" in attributes:
+        attributes["forward"] = original
+
+
+def _dtype_like(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
+    """Give a tensor's dtype in the precision of `real`: complex stays complex, integers and booleans stay."""
+    if dtype.is_complex:
+        return real.to_complex()
+    return real if dtype.is_floating_point else dtype
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """List the floating tensors that a module holds as plain attributes, neither parameters nor buffers."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if key not in OWN_KEYS and isinstance(value, Tensor) and value.is_floating_point()
+    }

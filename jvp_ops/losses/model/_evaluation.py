@@ -1,0 +1,164 @@
+"""One evaluation of the model and its loss on some samples, with θ in them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from jvp_ops._autodiff import written_out
+from jvp_ops._explained import explained
+from jvp_ops.errors import InputError
+from jvp_ops.losses.model._batches import Batch
+from jvp_ops.losses.model._binding import Binding, Substitutes
+from jvp_ops.losses.model._means import RECOGNIZED, Means, Totals
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is evaluated: a model and a loss function, and how its values add up to the whole.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    function : callable or None
+        ``function(outputs, targets)``; None where the model computes its loss itself.
+    normalizer : callable or None
+        ``normalizer(targets)``, the weight that `function` divides by.
+    is_mean : bool
+        Whether the loss is a mean over samples (of weight `normalizer`), or a sum.
+    totals : Totals, optional
+        What the means of torch's losses divide by in all the data, where their weights differ.
+    """
+
+    model: nn.Module
+    function: LossFunction | None
+    normalizer: Callable[[Any], Any] | None = None
+    is_mean: bool = True
+    totals: Totals | None = None
+
+    def term(self, value: Tensor, batch: Batch) -> Tensor:
+        """Turn the loss of a batch into its term of the sum over samples."""
+        return value * self.weight(batch) if self.is_mean else value
+
+    def weight(self, batch: Batch) -> float:
+        """Weigh a batch: by its samples, or as the normalizer says."""
+        if self.normalizer is None:
+            return float(batch.samples)
+        found = self.normalizer(batch.inputs if batch.targets is None else batch.targets)
+        if isinstance(found, Tensor) and found.numel() == 1:
+            found = found.item()
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= float(found) < float("inf"):
+            raise InputError(
+                f"normalizer(targets) must return a number of at least 0, the weight that the loss function divides "
+                f"by, not {found!r}"
+            )
+        return float(found)
+
+
+class Evaluation:
+    """The objective with θ in the modules, for as long as `bound` lasts."""
+
+    def __init__(self, objective: Objective, binding: Binding, substitutes: Substitutes) -> None:
+        self.objective, self._binding, self.substitutes = objective, binding, substitutes
+
+    def outputs(self, batch: Batch, means: Means | None = None) -> Any:
+        """Run the model: mappings as keywords, tuples as positional arguments."""
+        if self._binding.keeps_state:
+            self._binding.install(self.substitutes)
+        with _Pass(self.substitutes, means):
+            return _call(self.objective.model, batch.inputs)
+
+    def loss(
+        self, outputs: Any, batch: Batch, means: Means | None = None, substitutes: Substitutes | None = None
+    ) -> Tensor:
+        """Compute the loss of outputs: by the loss function, or as the model itself gave it."""
+        function = self.objective.function
+        if function is None:
+            return _own_loss(outputs)
+        with _Pass(self.substitutes if substitutes is None else substitutes, means):
+            return checked_scalar(function(outputs, batch.targets))
+
+    def value(self, batch: Batch, means: Means | None = None) -> Tensor:
+        """Compute the loss of a batch as the user's own code does."""
+        return self.loss(self.outputs(batch, means), batch, means)
+
+    def term(self, batch: Batch) -> Tensor:
+        """Compute a batch's term of the sum over samples."""
+        return self.objective.term(self.value(batch, self.means(batch)), batch)
+
+    def means(self, batch: Batch) -> Means | None:
+        """Prepare for the means of one evaluation, where they need it."""
+        totals = self.objective.totals
+        return None if totals is None else Means(batch.samples, totals)
+
+    def with_totals(self, totals: Totals | None) -> "Evaluation":
+        """Give the same evaluation with other totals."""
+        return Evaluation(replace(self.objective, totals=totals), self._binding, self.substitutes)
+
+
+@contextmanager
+def bound(objective: Objective, binding: Binding, substitutes: Substitutes) -> Iterator[Evaluation]:
+    """Put θ into the modules and evaluate there; what the user's code raises becomes an InputError."""
+    with binding.holding(substitutes), explained("the model and the loss function do not run on the data"):
+        yield Evaluation(objective, binding, substitutes)
+
+
+class _Pass(TorchFunctionMode):
+    """Let every torch call see θ where it is given a parameter itself, as closures and lists hold them."""
+
+    def __init__(self, substitutes: Substitutes, means: Means | None) -> None:
+        super().__init__()
+        self._substitutes, self._means = substitutes, means
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args = tuple(self._bound(value) for value in args)
+        kwargs = {key: self._bound(value) for key, value in kwargs.items()} if kwargs else {}
+        if self._means is not None and function in RECOGNIZED:
+            return self._means.take(function, args, kwargs)
+        return written_out(function)(*args, **kwargs)
+
+    def _bound(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._substitutes.get(id(value), value)
+        if type(value) in (list, tuple):
+            return type(value)(self._bound(inside) for inside in value)
+        return value
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)
+
+
+def _own_loss(outputs: Any) -> Tensor:
+    found = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    if isinstance(outputs, Tensor) and outputs.numel() == 1:
+        found = outputs
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise InputError(
+            "without a loss_function the model must compute its loss itself, and return it as its output, as "
+            f"output.loss or output['loss']; it returned {type(outputs).__name__} with {_shape(found)} in its place: "
+            "are there labels in the batches?"
+        )
+    return found.reshape(())
+
+
+def checked_scalar(value: Any) -> Tensor:
+    """Check that a loss function returned a scalar tensor."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise InputError(f"the loss function must return a scalar, not {_shape(value)}: use reduction='mean' or 'sum'")
+    return value.reshape(())
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

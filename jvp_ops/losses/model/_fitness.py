@@ -1,0 +1,163 @@
+"""What a model and a loss function must be for their loss to be one fixed function of θ."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+
+from jvp_ops._explained import explained
+from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.losses.model._batches import Batch
+from jvp_ops.losses.model._binding import Binding, plain_tensors
+from jvp_ops.losses.model._captured import Captured
+from jvp_ops.losses.model._evaluation import Objective, bound
+from jvp_ops.losses.model._structures import all_tensors
+
+
+def refuse_unfit(model: nn.Module, captured: Captured, *, coupled: bool) -> None:
+    """Refuse modules that nothing can be put into, and those whose output is random or mixes samples."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for module in captured.modules:
+        name, kind = names.get(id(module), ""), type(module).__name__
+        where = f"module {name!r} ({kind})" if name else f"the model ({kind})" if module is model else f"a {kind}"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{where} is TorchScript, into which θ cannot be put: pass the Python module it was made of"
+            )
+        if any(p is not None and is_lazy(p) for p in (*module._parameters.values(), *module._buffers.values())):
+            raise InputError(f"{where} is lazy and has no shapes yet: run the model once on a batch first")
+        if not coupled:
+            _refuse_mixing(module, where)
+        drops = getattr(module, "p", 0) if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+        random = isinstance(module, nn.RReLU) or (isinstance(drops, Real) and float(drops) > 0)
+        if module.training and random:
+            raise InputError(
+                f"{where} is in training mode, where its output is random or depends on the batch: call model.eval() "
+                "first"
+            )
+
+
+def _refuse_mixing(module: nn.Module, where: str) -> None:
+    if not isinstance(module, _BatchNorm):
+        return
+    if module.running_mean is None:
+        raise InputError(
+            f"{where} keeps no running statistics, so its output mixes the samples of a batch and the loss is no "
+            "sum over samples: use track_running_stats=True, or another norm; or, where the data are one batch, say so "
+            "by coupled=True"
+        )
+    if module.training:
+        raise InputError(
+            f"{where} is in training mode, where its output is random or depends on the batch: call model.eval() "
+            "first; or, where the data are one batch, say so by coupled=True"
+        )
+
+
+def refuse_shared_memory(named: dict[str, Tensor], captured: Captured) -> None:
+    """Refuse tensors that lie in a parameter's memory but are not it: moving one would move the other."""
+    others = [
+        (f"the buffer {name!r} of a {type(module).__name__}", tensor)
+        for module in captured.modules
+        for name, tensor in module.named_buffers(recurse=False)
+    ]
+    known = {id(tensor) for tensor in named.values()} | {id(tensor) for _, tensor in others}
+    others += [(f"the tensor {name!r}", t) for number, (t, name) in captured.tensors.items() if number not in known]
+    spans = sorted(_spans([(f"the parameter {name!r}", p) for name, p in named.items()], in_theta=True))
+    spans = sorted([*spans, *_spans([(name, t) for name, t in others if t.is_leaf], in_theta=False)])
+    for (_, stop, first, one), (start, _, second, other) in pairwise(spans):
+        if start < stop and (one or other):
+            raise InputError(
+                f"{first} and {second} share memory, so that training moves both with one: let both be the same "
+                "torch.nn.Parameter, or .clone() one of them"
+            )
+
+
+def _spans(tensors: Sequence[tuple[str, Tensor]], *, in_theta: bool) -> Iterator[tuple[int, int, str, bool]]:
+    for name, tensor in tensors:
+        if tensor.layout == torch.strided and tensor.numel() > 0 and tensor.device.type != "meta":
+            reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            start = tensor.data_ptr()
+            yield start, start + (reach + 1) * tensor.element_size(), name, in_theta
+
+
+def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:
+    """Run the model on samples twice: see what it changes, and refuse what is random, not finite, or not in θ."""
+    leaves = binding.leaves(binding.initial())
+    substitutes = binding.substitutes(leaves)
+    with bound(objective, binding, substitutes) as at:
+        first = at.outputs(sample)
+        binding.see_changes(substitutes)
+        again = at.outputs(sample)
+        _refuse_random(first, again)
+        value = at.loss(again, sample)
+    strangers = _strangers(value, [*leaves, *sample.tensors])
+    for leaf in strangers:
+        if (name := binding.stray(leaf)) is not None:
+            raise InputError(
+                f"the loss reads {name} of shape {tuple(leaf.shape)}, which requires gradients but is no part of θ: "
+                "call .requires_grad_(False) on it if it is a constant, or make it a parameter of the model; or it was "
+                "computed from the parameters before, and kept: clear what is kept first"
+            )
+    _refuse_kept_values(objective, binding, leaves, value, sample)
+
+
+def _refuse_random(first: Any, again: Any) -> None:
+    for one, other in zip(all_tensors(first), all_tensors(again), strict=True):
+        if one.is_floating_point() and not bool(torch.isfinite(one).all()) and bool(torch.isnan(one).any()):
+            raise NonFiniteError(f"the model's outputs hold {int(torch.isnan(one).sum())} NaN of {one.numel()} entries")
+        if not torch.equal(one, other):
+            raise InputError("the model gave two outputs for one input: it is random; call model.eval() first")
+
+
+def _strangers(value: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+    """List the leaves of a graph that are not known."""
+    ours, found, seen = {id(tensor) for tensor in known}, [], set()
+    waiting = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and id(leaf) not in ours:
+            found.append(leaf)
+        waiting += [inner for inner, _ in node.next_functions]
+    return found
+
+
+def _refuse_kept_values(
+    objective: Objective, binding: Binding, leaves: list[Tensor], value: Tensor, sample: Batch
+) -> None:
+    """Refuse a plain tensor that the loss reads in the place of a parameter, as a value kept in eval mode is."""
+    if not value.requires_grad:
+        return
+    with explained("the loss cannot be differentiated"):
+        slopes = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
+    unused = [name for name, slope in zip(binding.named, slopes, strict=True) if slope is None]
+    modules = dict(objective.model.named_modules())
+    for name in unused:
+        path = name.split(".")[:-1]
+        for depth in range(len(path), -1, -1):
+            owner = ".".join(path[:depth])
+            for key, tensor in plain_tensors(modules[owner]).items() if owner in modules else ():
+                if _is_read(objective, binding, leaves, tensor, value, sample):
+                    raise InputError(
+                        f"the loss does not depend on the parameter {name!r}, but on the tensor {key!r} that module "
+                        f"{owner!r} keeps: is it a value computed before? Clear it (in training mode, or by None) "
+                        "before the model is handed over; if it is a constant, register_buffer makes it one"
+                    )
+
+
+def _is_read(
+    objective: Objective, binding: Binding, leaves: list[Tensor], tensor: Tensor, value: Tensor, sample: Batch
+) -> bool:
+    substitutes = binding.substitutes(leaves)
+    substitutes[id(tensor)] = 1.5 * substitutes.get(id(tensor), tensor.detach()) + 0.125
+    with bound(objective, binding, substitutes) as at:
+        return not torch.equal(at.value(sample), value)

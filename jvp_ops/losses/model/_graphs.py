@@ -1,0 +1,177 @@
+"""Retained autograd graphs of one chunk of samples, each a product to be applied many times."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jvp_ops._autodiff import Tensors, gradients, join, pull_back, push_forward, split
+from jvp_ops.errors import InputError
+from jvp_ops.losses.model._batches import Batch
+from jvp_ops.losses.model._binding import Substitutes
+from jvp_ops.losses.model._evaluation import Evaluation
+from jvp_ops.losses.model._structures import all_tensors, map_tensors
+
+Product = Callable[[Tensor], Tensor]
+Part = str | int | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """θ once more, as the loss function reads it apart from the model: its leaves, and what stands in for what."""
+
+    leaves: list[Tensor]
+    substitutes: Substitutes
+
+
+def hessian_graph(at: Evaluation, leaves: Tensors, batch: Batch) -> Product:
+    """Record the gradient of one chunk; a product is one backward pass through it."""
+    value = at.term(batch)
+    if not value.requires_grad:
+        raise InputError("the loss depends on none of the parameters: does the model's forward run another module?")
+    return curvature(value, leaves)
+
+
+def curvature(value: Tensor, leaves: Tensors) -> Product:
+    """Record the gradient of a scalar; the product with its Hessian is one backward pass through it."""
+    slopes = gradients(value, leaves, differentiable=True)
+
+    def product(v: Tensor) -> Tensor:
+        return join(pull_back(slopes, leaves, split(v, leaves)))
+
+    return product
+
+
+def gauss_newton_graph(at: Evaluation, leaves: Tensors, batch: Batch, part: Part, again: Reading) -> Product:
+    """Record Jᵀ (∂²ℓ/∂z²) J of one chunk: forward to the outputs, their Hessian, and back.
+
+    `again` is θ as the loss function itself reads it: where ℓ depends on θ beside z, z and θ are its outputs.
+    """
+    outputs, slopes, inputs = outer_gradient(at, leaves, batch, part, again)
+    push = push_forward(outputs, leaves)
+
+    def product(v: Tensor) -> Tensor:
+        direct = split(v, leaves)
+        curved = pull_back(slopes, inputs, [*push(direct), *direct][: len(inputs)])
+        inner = join(pull_back(outputs, leaves, curved[: len(outputs)]))
+        return inner if len(inputs) == len(outputs) else inner + join(curved[len(outputs) :])
+
+    return product
+
+
+def outer_gradient(
+    at: Evaluation, leaves: Tensors, batch: Batch, part: Part, again: Reading
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Record the loss of a chunk as a function of the outputs z, and its gradient in them.
+
+    Returns
+    -------
+    outputs
+        z as functions of θ.
+    slopes
+        ∂ℓ/∂z, and ∂ℓ/∂θ where the loss function reads θ itself.
+    inputs
+        What the slopes are taken in.
+    """
+    means = at.means(batch)
+    found = at.outputs(batch, means)
+    chosen = pick(found, part)
+    if at.objective.function is None:  # the loss is there already, computed from z within the model
+        value = at.objective.term(at.loss(found, batch), batch)
+        return chosen, gradients(value, chosen, differentiable=True), chosen
+    cut = {id(z): z.detach().requires_grad_() for z in chosen}
+    seen = map_tensors(found, lambda z: cut.get(id(z), z.detach()))
+    value = at.objective.term(at.loss(seen, batch, means, again.substitutes), batch)
+    inputs = [*cut.values(), *again.leaves]
+    found_slopes = torch.autograd.grad(value, inputs, create_graph=True, retain_graph=True, allow_unused=True)
+    if all(slope is None for slope in found_slopes[len(cut) :]):
+        found_slopes, inputs = found_slopes[: len(cut)], inputs[: len(cut)]
+    slopes = [torch.zeros_like(z) if slope is None else slope for slope, z in zip(found_slopes, inputs, strict=True)]
+    return chosen, slopes, inputs
+
+
+def pick(outputs: Any, part: Part) -> list[Tensor]:
+    """Choose the floating tensors of the outputs that make up z: all, or those of one part."""
+    if part is not None:
+        try:
+            outputs = (
+                outputs[part] if not isinstance(part, str) or isinstance(outputs, Mapping) else getattr(outputs, part)
+            )
+        except (KeyError, IndexError, AttributeError, TypeError):
+            raise InputError(
+                f"outputs={part!r} names no part of what the model returns, a {type(outputs).__name__}{_names(outputs)}"
+            ) from None
+    chosen = list({id(z): z for z in all_tensors(outputs) if z.is_floating_point() and z.requires_grad}.values())
+    if not chosen:
+        raise InputError("the model's outputs depend on none of the parameters, so there is no Gauss-Newton matrix")
+    return chosen
+
+
+def find_part(at: Evaluation, batch: Batch) -> Part:
+    """Find the one part of the outputs that the loss depends on.
+
+    Raises
+    ------
+    InputError
+        It depends on several.
+    """
+    found = at.outputs(batch)
+    if isinstance(found, Tensor):
+        return None
+    parts = _parts(found)
+    floating = {
+        name: [z for z in all_tensors(value) if z.is_floating_point() and z.requires_grad] for name, value in parts
+    }
+    value = at.loss(found, batch)
+    used = []
+    for name, tensors in floating.items():
+        tensors = [z for z in tensors if z is not value and not (at.objective.function is None and name == "loss")]
+        if tensors and any(
+            g is not None for g in torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
+        ):
+            used.append(name)
+    if len(used) != 1:
+        raise InputError(
+            f"gauss_newton needs the part of the model's outputs that the loss is convex in, and the loss depends on "
+            f"{' and '.join(map(repr, used)) or 'none'} of {type(found).__name__}{_names(found)}: name it by outputs="
+        )
+    return used[0]
+
+
+def refuse_concave(slopes: Sequence[Tensor], outputs: Sequence[Tensor], samples: int) -> None:
+    """Probe uᵀ (∂²ℓ/∂z²) u for each sample; a negative one shows that ℓ is not convex in the outputs."""
+    random, largest = torch.Generator().manual_seed(0), 0.0
+    for _ in range(4):
+        probes = [torch.randn(z.shape, generator=random).to(z) for z in outputs]
+        curved = pull_back(slopes, outputs, probes)
+        by_row = [(u * c).reshape(len(u) if u.ndim else 1, -1).sum(1) for u, c in zip(probes, curved, strict=True)]
+        curvature = (
+            sum(by_row) if all(len(row) == samples for row in by_row) else torch.stack([r.sum() for r in by_row])
+        )
+        assert isinstance(curvature, Tensor)
+        largest = max(largest, float(curvature.abs().max()))
+        if bool((curvature < -1e-4 * curvature.abs().max()).any()):
+            raise InputError(
+                "the loss function is not convex in the model's outputs (a curvature of "
+                f"{float(curvature.min()):.3g} was met), so it has no Gauss-Newton matrix: use hessian(theta)"
+            )
+    if largest == 0:
+        raise InputError(
+            "the loss is linear in the model's outputs, so that its Gauss-Newton matrix is zero by definition (as of a "
+            "model that ends in LogSoftmax with nll_loss): take cross_entropy on the logits, or hessian(theta)"
+        )
+
+
+def _parts(outputs: Any) -> list[tuple[str | int, Any]]:
+    if isinstance(outputs, Mapping):
+        return list(outputs.items())
+    if isinstance(outputs, tuple | list):
+        return list(enumerate(outputs))
+    return list(vars(outputs).items()) if hasattr(outputs, "__dict__") else []
+
+
+def _names(outputs: Any) -> str:
+    names = [name for name, _ in _parts(outputs)]
+    return f" of {', '.join(map(str, names))}" if names else ""

@@ -1,0 +1,470 @@
+"""Any torch module with any loss function over any data."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jvp_ops._autodiff import Tensors, by_columns, gradients, join, recording, split
+from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype, sample_numbers
+from jvp_ops._differences import UNCHECKED
+from jvp_ops._explained import explained
+from jvp_ops._memory import parse_bytes, resolve_budget
+from jvp_ops._random import Rng
+from jvp_ops.errors import InputError
+from jvp_ops.losses.model._batches import Batch, Batches
+from jvp_ops.losses.model._binding import Binding
+from jvp_ops.losses.model._captured import Captured
+from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
+from jvp_ops.losses.model._fitness import look_at_one_pass, refuse_shared_memory, refuse_unfit
+from jvp_ops.losses.model._graphs import (
+    Part,
+    Reading,
+    curvature,
+    find_part,
+    gauss_newton_graph,
+    hessian_graph,
+    outer_gradient,
+    refuse_concave,
+)
+from jvp_ops.losses.model._items import Unpacking
+from jvp_ops.losses.model._parameters import common_dtype, real_shape, trainable
+from jvp_ops.losses.model._redraw import redraw
+from jvp_ops.losses.model._reduction import find_reduction, find_totals, spread, spread_samples
+from jvp_ops.losses.model._streaming import Builder, Plan, Stream
+from jvp_ops.losses.model._verify import Probe, check_gauss_newton, check_hessian
+from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
+from jvp_ops.parameters import Parameters
+from jvp_ops.store import callable_identity, module_identity, sha256_of
+
+CHECKED = (8, 32)  # samples that a product is checked on: at least, and at most
+Regularizer = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class ModelLoss:
+    r"""The loss of any torch module over a whole data set, as a function of its flat parameters θ.
+
+    .. math::  L(θ) = \frac1N \sum_n ℓ(f_θ(x_n), t_n) \quad\text{or}\quad \sum_n ℓ(f_θ(x_n), t_n),
+
+    by the loss function's own reduction, which is found out by trying. Sums are weighted by samples, so ragged
+    batches are right. ``hessian`` and ``gauss_newton`` linearize once: they record the graphs of as many chunks
+    as the memory budget holds and record the others anew in each product.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In eval mode where it has dropout or batch-norm. It holds θ while a pass runs, and afterwards is as it was;
+        what becomes of it later is not seen.
+    loss_function : callable or None
+        ``loss_function(outputs, targets)``, a scalar: the mean or the sum over samples. None where the model computes
+        the loss itself, and returns it as its output, as ``output.loss`` or as ``output["loss"]``.
+    data : (inputs, targets), DataLoader, or list of batches
+        Inputs may be a tensor, a tuple (positional arguments) or a mapping (keyword arguments) of tensors with
+        one row a sample. A batch may also be a mapping, whose ``"labels"`` are the targets (without a
+        `loss_function` the model is given all of it), or hold more than two tensors: the model is given as many as
+        its forward requires. A loader is read anew on each pass and must give the same batches each time.
+    parameters : str or sequence of str, optional
+        Names or globs of the parameters that make up θ; by default all that require gradients, those of a
+        `loss_function` that is a module among them (as ``loss_function.NAME``). The others are constants.
+    regularizer : callable, optional
+        ``regularizer(tensors)`` of the model's parameters by name, a scalar that is added once to the whole loss (never
+        per batch, and not divided); the Gauss-Newton matrix takes its Hessian, and every subset has it whole.
+    normalizer : callable, optional
+        ``normalizer(targets)``, the number that the loss of a batch divides by, where it is a weighted mean that is
+        not one of torch's own losses (whose class weights and ignored targets are recognized).
+    coupled : bool
+        The samples belong together, as with batch statistics or contrastive losses: the data must be one batch.
+    outputs : str or int, optional
+        The part of the model's outputs that the loss is convex in, for `gauss_newton`; by default the only one that
+        the loss depends on.
+    unpack : callable, optional
+        ``unpack(batch)``, the (inputs, targets) of what the data hold as a batch.
+    second_derivatives : {"checked", "unchecked"}
+        Whether the first Hessian and the first Gauss-Newton matrix are held against differences of gradients; an
+        unchecked one says so in the notes of every result.
+    device : str or torch.device, optional
+        Where to compute; by default where the model is.
+    dtype : torch.dtype or str, optional
+        float32 or float64; by default the model's own.
+    max_memory : int or str, optional
+        Bytes that recorded graphs and the work of one product may take; by default half of what is free.
+
+    Raises
+    ------
+    InputError
+        Dropout or batch-norm in training mode, a random model, a loss that is no mean or sum over samples, no
+        parameters, no data; tensors that require gradients and are not in θ. From `hessian` and `gauss_newton`: a
+        product that is no derivative.
+    DataError
+        A data loader that changes between passes.
+    MemoryBudgetError
+        The budget does not hold the graph of one sample.
+
+    Notes
+    -----
+    A product is one backward pass through the recorded gradient. Attention is computed by its plain formula,
+    since the fused kernels cannot be differentiated twice; autocast and TF32 are off. Parameters that the loss does not
+    use give zeros, and so do the rows of embeddings at ``padding_idx``, which torch never trains: they are constants. A
+    complex parameter is in θ as its real and imaginary parts. docs/trust.md says what is checked, and what is not seen.
+
+    Examples
+    --------
+    >>> import torch, jvp_ops as jo
+    >>> data = jo.load_digits().subset(50)
+    >>> pair = (torch.tensor(data.inputs), torch.tensor(data.labels))
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 6), torch.nn.Tanh(), torch.nn.Linear(6, 10))
+    >>> loss = jo.ModelLoss(model, torch.nn.functional.cross_entropy, pair, parameters="2.*")
+    >>> loss.parameters
+    <Parameters 70: 2.weight 10×6, 2.bias 10>
+    >>> loss.hessian(loss.initial()).block("2.bias", "2.weight")
+    <10x60 HessianOperator with dtype=float32>
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_function: LossFunction | None,
+        data: Any,
+        *,
+        parameters: str | Sequence[str] | None = None,
+        regularizer: Regularizer | None = None,
+        normalizer: Callable[[Any], Any] | None = None,
+        coupled: bool = False,
+        outputs: Part = None,
+        unpack: Callable[[Any], Any] | None = None,
+        second_derivatives: str = "checked",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_memory: int | str | None = None,
+    ) -> None:
+        named = trainable(model, loss_function, parameters)
+        _check_options(loss_function, regularizer, normalizer, unpack, second_derivatives)
+        self.parameters = Parameters.of({name: real_shape(tensor) for name, tensor in named.items()})
+        captured = Captured()
+        captured.visit(model, "model")
+        captured.visit(loss_function, "loss_function")
+        refuse_unfit(model, captured, coupled=coupled)
+        refuse_shared_memory(named, captured)
+        self.dtype = common_dtype(model) if dtype is None else resolve_dtype(dtype)
+        self.device = next(model.parameters()).device if device is None else resolve_device(device)
+        self.max_memory = None if max_memory is None else parse_bytes(max_memory)
+        self._regularizer, self._outputs, self._coupled = regularizer, outputs, bool(coupled)
+        self._unchecked = second_derivatives == "unchecked"
+        self._batches = Batches(data, Unpacking(model, loss_function is None, unpack), self.device, self.dtype)
+        self._binding = Binding(captured, named, self.device, self.dtype)
+        self._numbers = {name: id(parameter) for name, parameter in model.named_parameters()}
+        self._known: dict[str, Any] = {}  # what is found out once: checks passed, parts of outputs; subsets share it
+        self._find_out(Objective(model, loss_function, normalizer))
+
+    def __repr__(self) -> str:
+        name, n = type(self._objective.model).__name__, self.parameters.size
+        return f"<ModelLoss {name} with {n} parameters, {self.samples} samples, {self.dtype}, {self.device}>"
+
+    @property
+    def samples(self) -> int:
+        """How many samples the loss runs over."""
+        return self._batches.samples
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any result of this loss must know."""
+        found = [UNCHECKED] if self._unchecked else []
+        if not self._known["in float64"]:
+            found.append("the model does not run in float64: its derivatives were checked in float32, and not closely")
+        return tuple(found)
+
+    def initial(self, rng: Rng | None = None) -> Tensor:
+        """Return a start θ, shape (n,): the model's own values, or drawn anew from a seed.
+
+        Parameters
+        ----------
+        rng : int or numpy Generator, optional
+            Draw as the modules' own ``reset_parameters`` do.
+
+        Raises
+        ------
+        InputError
+            A parameter is drawn by no module's ``reset_parameters``.
+        """
+        return join(self._binding.initial() if rng is None else redraw(self._binding, rng)).to(self.device)
+
+    def value(self, theta: Tensor) -> Tensor:
+        """Compute L(θ), a tensor of no dimensions."""
+        with self._at(theta) as (at, leaves):
+
+            def add(batch: Batch, total: Tensor) -> None:
+                with recording():
+                    value = at.term(batch)
+                total += value.detach()
+
+            value = self._sum_over(add, torch.zeros((), dtype=self.dtype, device=self.device))
+            extra = self._regularization(leaves)
+            return value if extra is None else value + extra.detach()
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Compute ∇L(θ), shape (n,)."""
+        with self._at(theta) as (at, leaves):
+
+            def add(batch: Batch, total: Tensor) -> None:
+                with recording():
+                    value = at.term(batch)
+                total += join(gradients(value, leaves))
+
+            slope = self._sum_over(add, torch.zeros(self.parameters.size, dtype=self.dtype, device=self.device))
+            extra = self._regularization(leaves)
+            return slope if extra is None else slope + join(gradients(extra, leaves)).detach()
+
+    def hessian(self, theta: Tensor) -> HessianOperator:
+        """Linearize at θ and return the Hessian ∇²L(θ) as an operator.
+
+        Raises
+        ------
+        InputError
+            The first time: a product with it is not the derivative of the gradient, or the gradient not that of L.
+        """
+        theta = self._checked(theta)
+        self._check_once("hessian", check_hessian, theta)
+        return HessianOperator(self._linearize(theta, "hessian", lambda at, leaves: partial(hessian_graph, at, leaves)))
+
+    def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
+        """Linearize at θ and return the generalized Gauss-Newton matrix as an operator.
+
+        Raises
+        ------
+        InputError
+            The loss function is not convex in the model's outputs, or linear in them; it depends on several parts of
+            them; or, the first time, products are no derivatives.
+        """
+        theta = self._checked(theta)
+        part = self._part(theta)
+        self._check_once("gauss_newton", partial(check_gauss_newton, part=part), theta)
+
+        def graph(at: Evaluation, leaves: list[Tensor]) -> Builder:
+            again = self._binding.leaves(leaves)
+            reading = Reading(again, self._binding.reading(at.substitutes, again))
+            return lambda batch: gauss_newton_graph(at, leaves, batch, part, reading)
+
+        return GaussNewtonOperator(self._linearize(theta, "gauss_newton", graph))
+
+    def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
+        """Make the same loss in another dtype or on another device, from the values and data as they were given."""
+        other = self._copy()
+        other.dtype = self.dtype if dtype is None else resolve_dtype(dtype)
+        other.device = self.device if device is None else resolve_device(device)
+        other._binding = self._binding.to(other.device, other.dtype)
+        other._batches = self._batches.to(other.device, other.dtype)
+        return other
+
+    def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
+        """Make the same loss on some samples only, where the data are tensors.
+
+        A weighted mean divides by the weights of these samples.
+
+        Parameters
+        ----------
+        index : sequence of int or integer Tensor, shape (m,)
+            Their numbers, in any order; one that is there twice counts twice.
+
+        Raises
+        ------
+        InputError
+            No numbers, or one that is no sample's; or the data come from a loader or a list of batches.
+        """
+        other = self._copy()
+        other._batches = self._batches.subset(sample_numbers(index, self.samples))
+        if self._objective.totals is not None:
+            bare = replace(self._objective, totals=None)
+            other._objective = find_totals(bare, self._binding, other._batches, self._known["scale"])
+        return other
+
+    def identity(self) -> dict[str, Any]:
+        """All that L depends on, as a JSON-able dict; of code, the names and the compiled instructions."""
+        objective, named = self._objective, {"regularizer": self._regularizer, "normalizer": self._objective.normalizer}
+        with self._binding.holding(self._binding.substitutes(self._binding.leaves(self._binding.initial()))):
+            code = {name: callable_identity(function) for name, function in named.items() if function is not None}
+            model, function = module_identity(objective.model), objective.function
+            code["function"] = "the model's own" if function is None else callable_identity(function)
+        modes = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
+        return {
+            "loss": "ModelLoss",
+            "model": model,
+            "constants": sha256_of(*self._binding.constants),
+            "data": self._batches.identity(),
+            "shapes": {entry.name: entry.shape for entry in self.parameters},
+            "dtype": str(self.dtype),
+            **code,
+            **modes,
+            **({"coupled": True} if self._coupled else {}),
+        }
+
+    # --- what is found out when the loss is made ----------------------------------------------------------------
+
+    def _find_out(self, objective: Objective) -> None:
+        """Try the model and the loss function: in float64 where they run in it, since that tells more."""
+        if self._coupled and len(self._batches.sizes) > 1:
+            raise InputError(
+                f"coupled=True needs the data as one batch, since samples of different batches never meet; there are "
+                f"{len(self._batches.sizes)}: pass (inputs, targets) tensors, or make the batches one"
+            )
+        binding, batches = self._binding, self._batches
+        sample = spread_samples(batches)
+        look_at_one_pass(objective, binding, sample[0])
+        exact, in_float64 = binding.to(self.device, torch.float64), [b.to(self.device, torch.float64) for b in sample]
+        if self.dtype != torch.float64:
+            in_float64 = spread_samples(batches.to(self.device, torch.float64))
+        try:
+            look_at_one_pass(objective, exact, in_float64[0])
+            self._known["in float64"] = True
+        except InputError:
+            exact, in_float64 = binding, sample
+            self._known["in float64"] = False
+        if self._coupled:
+            self._objective, self._known["scale"] = replace(objective, is_mean=False), 0.0
+        else:
+            objective, self._known["scale"] = find_reduction(objective, exact, in_float64)
+            self._objective = find_totals(objective, binding, batches, self._known["scale"])
+        few = min(max(self.samples // 16, CHECKED[0]), CHECKED[1])
+        chosen = in_float64[: max(1, few // 4)]
+        share = self.samples if self._coupled else -(-few // len(chosen))
+        self._known["samples"] = [spread(batch, share) for batch in chosen]
+
+    @cached_property
+    def _probe(self) -> Probe:
+        dtype = torch.float64 if self._known["in float64"] else self.dtype
+        objective, binding = self._objective, self._binding.to(self.device, dtype)
+        samples = self._known["samples"]
+        if self._objective.totals is not None:
+            objective = find_totals(replace(objective, totals=None), binding, samples, self._known["scale"])
+        return Probe(objective, binding, samples, partial(self._regularization, binding=binding))
+
+    def _check_once(self, kind: str, check: Callable[[Probe, Tensor], None], theta: Tensor) -> None:
+        if not self._unchecked and kind not in self._known:
+            check(self._probe, theta.to(self._probe.binding.dtype))
+            self._known[kind] = True
+
+    def _part(self, theta: Tensor) -> Part:
+        """Find the part of the outputs that the loss is convex in, and see on all samples tried that it is."""
+        with self._at(theta) as (at, leaves):
+            samples = spread_samples(self._batches)
+            part = find_part(at, samples[0]) if self._outputs is None else self._outputs
+            again = self._binding.leaves(leaves)
+            reading = Reading(again, self._binding.reading(at.substitutes, again))
+            for batch in samples:
+                z, slopes, inputs = outer_gradient(at, leaves, batch, part, reading)
+                refuse_concave(slopes[: len(z)], inputs[: len(z)], batch.samples)
+        return part
+
+    # --- sums over the data -------------------------------------------------------------------------------------
+
+    def _copy(self) -> "ModelLoss":
+        other = object.__new__(ModelLoss)
+        lazy = ("_gradient_plan", "_probe", "_weight")
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in lazy})
+        return other
+
+    def _checked(self, theta: Tensor) -> Tensor:
+        n = self.parameters.size
+        return check_state(theta, "theta", size=n, dtype=self.dtype, device=self.device)
+
+    @contextmanager
+    def _at(self, theta: Tensor) -> Iterator[tuple[Evaluation, list[Tensor]]]:
+        """Put θ into the modules for a pass, as leaves."""
+        with self._holding(self._leaves(self._checked(theta))) as held:
+            yield held
+
+    def _leaves(self, theta: Tensor) -> list[Tensor]:
+        return self._binding.leaves(split(theta, self._binding.initial()))
+
+    @contextmanager
+    def _holding(self, leaves: list[Tensor]) -> Iterator[tuple[Evaluation, list[Tensor]]]:
+        with bound(self._objective, self._binding, self._binding.substitutes(leaves)) as at:
+            yield at, leaves
+
+    def _regularization(self, leaves: Tensors, binding: Binding | None = None) -> Tensor | None:
+        """Compute the regularizer with its graph, of the model's parameters with θ in them."""
+        if self._regularizer is None:
+            return None
+        values = (binding or self._binding).substitutes(leaves)
+        with recording(), explained("the regularizer does not run on the parameters"):
+            return checked_scalar(self._regularizer({name: values[n] for name, n in self._numbers.items()}))
+
+    @property
+    def _scale(self) -> float:
+        return 1 / self._weight if self._objective.is_mean else 1.0
+
+    @cached_property
+    def _weight(self) -> float:
+        """What the whole loss divides by: the samples, or the normalizer's weights."""
+        if self._objective.normalizer is None:
+            return float(self.samples)
+        weight = sum(self._objective.weight(batch) for batch in self._batches)
+        if not weight > 0:
+            raise InputError("normalizer(targets) is 0 for all batches: the loss counts no sample")
+        return weight
+
+    @cached_property
+    def _gradient_plan(self) -> Plan:
+        with self._at(join(self._binding.initial())) as (at, leaves):
+            return self._plan(at.term, leaves)
+
+    def _plan(self, build: Builder, leaves: Tensors) -> Plan:
+        budget = resolve_budget(self.max_memory, self.device)
+        alone, size = self._binding.keeps_state, self.parameters.size
+        plan = Plan(
+            build, self._batches, [*leaves, *self._binding.held], size, budget, whole=self._coupled, alone=alone
+        )
+        for batch in self._batches:  # measured while the modules hold θ
+            plan.chunk(batch)
+        return plan
+
+    def _sum_over(self, add: Callable[[Batch, Tensor], None], total: Tensor) -> Tensor:
+        return Stream(self._batches, self._gradient_plan).add_all(add, total) * self._scale
+
+    def _linearize(
+        self, theta: Tensor, kind: str, graph: Callable[[Evaluation, list[Tensor]], Builder]
+    ) -> Linearization:
+        with torch.inference_mode(False):
+            frozen = theta.detach().clone()
+        leaves = self._leaves(frozen)
+        with self._holding(leaves) as (at, _), explained("the loss cannot be differentiated twice"):
+            record = graph(at, leaves)
+
+            def build(batch: Batch) -> Any:
+                with recording():
+                    return record(batch)
+
+            stream = Stream.linearize(self._batches, build, self._plan(build, leaves))
+            extra = self._regularization(leaves)
+            regular = None if extra is None else by_columns(curvature(extra, leaves))
+
+        def apply(V: Tensor) -> Tensor:
+            with self._binding.holding(at.substitutes), explained("a product of the linearized loss failed"):
+                product = stream.product(V) * self._scale
+                return product if regular is None else product + regular(V)
+
+        def in_float64() -> Any:
+            return getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64))
+
+        return Linearization.symmetric_of(
+            apply,
+            self.parameters,
+            self.dtype,
+            self.device,
+            identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+            in_float64=in_float64 if self._known["in float64"] else None,
+            notes=self.notes,
+        )
+
+
+def _check_options(
+    loss_function: Any, regularizer: Any, normalizer: Any, unpack: Any, second_derivatives: object
+) -> None:
+    named = {"loss_function": loss_function, "regularizer": regularizer, "normalizer": normalizer, "unpack": unpack}
+    for name, function in named.items():
+        if function is not None and not callable(function):
+            raise InputError(f"{name} must be a function, not {type(function).__name__}")
+    check_second_derivatives(second_derivatives)

@@ -1,0 +1,228 @@
+"""Whether a loss is a mean or a sum over samples, and what it divides by, found out by trying; else it is refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from jvp_ops.errors import InputError
+from jvp_ops.losses.model._batches import Batch, Batches, join_batches
+from jvp_ops.losses.model._binding import Binding
+from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
+from jvp_ops.losses.model._means import Means, Totals
+from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_together
+
+SAMPLES = 512  # tried in all
+PIECE = 256  # samples of a forward pass
+MOST_OUTPUTS = 2**24  # numbers that are put together
+SCALES = (0.5, 0.1, 0.01, 0.0)  # of the perturbation of θ, in its own units: the first whose losses are finite
+
+
+def spread_samples(batches: Batches) -> list[Batch]:
+    """Take samples from all over the data: together, or by batch where shapes differ."""
+    share = max(1, SAMPLES // len(batches.sizes))
+    return _mixed([spread(batch, share) for batch in batches])
+
+
+def spread(batch: Batch, count: int) -> Batch:
+    """Take some samples of a batch, evenly spread."""
+    return batch.take(torch.linspace(0, batch.samples - 1, min(count, batch.samples)).round().long())
+
+
+def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Batch]) -> tuple[Objective, float]:
+    """Try the loss beside the model's own values: whole, in parts, and with every sample twice.
+
+    Beside them, since at a head of zeros, or a perfect fit, all samples have the same loss and tell nothing.
+
+    Returns
+    -------
+    objective
+        With `is_mean`.
+    scale
+        Of the perturbation at which it was found.
+
+    Raises
+    ------
+    InputError
+        It is neither a mean nor a sum, or zero wherever it was tried.
+    """
+    for scale in SCALES:
+        substitutes = binding.substitutes(binding.perturbed(scale))
+        with bound(objective, binding, substitutes) as at:
+            trials = [trial for sample in samples if (trial := _try(at, sample)) is not None]
+        if all(trial.is_finite for trial in trials):
+            kinds = {kind for trial in trials if (kind := trial.is_mean()) is not None}
+            if len(kinds) > 1:
+                raise InputError("the loss is a mean over some batches and a sum over others: make it one")
+            if kinds:
+                return replace(objective, is_mean=kinds.pop()), scale
+    reduction = getattr(objective.function, "reduction", None)
+    if reduction in ("mean", "sum"):
+        return replace(objective, is_mean=reduction == "mean"), 0.0
+    raise InputError("the loss is zero, or not finite, wherever it was tried, so that a mean and a sum are the same")
+
+
+def find_totals(objective: Objective, binding: Binding, batches: Batches, scale: float) -> Objective:
+    """Go once through all the data: find what means divide by, and what breaks the sum, which may be rare.
+
+    Raises
+    ------
+    InputError
+        Parts of the data do not add up, or all are ignored, or a mean over ragged samples is not one of torch's.
+    """
+    found = _Found()
+    substitutes = binding.substitutes(binding.perturbed(scale))
+    with bound(objective, binding, substitutes) as at:
+        for batch in batches:
+            _go_through(at, list(batch.pieces(PIECE)), found)
+    return replace(objective, totals=found.totals(objective))
+
+
+class _Found:
+    """What a pass over the data has met: weights of means, and the shapes of outputs."""
+
+    def __init__(self) -> None:
+        self.samples, self.weights = 0, list[float]()
+        self.shares: set[tuple[float, ...]] = set()
+        self.shapes: set[tuple[tuple[int, ...], ...]] = set()
+        self.plain = True
+
+    def add(self, means: Means, outputs: object) -> None:
+        if self.samples and len(means.weights) != len(self.weights):
+            raise InputError("the loss takes more means over some samples than over others: it must be one sum")
+        before = self.weights or [0.0] * len(means.weights)
+        self.samples += means.samples
+        self.weights = [one + more for one, more in zip(before, means.weights, strict=True)]
+        self.shares.add(tuple(weight / means.samples for weight in means.weights))
+        self.shapes.add(tuple(tuple(z.shape[1:]) for z in all_tensors(outputs) if z.is_floating_point() and z.ndim > 1))
+        self.plain &= means.plain
+
+    def totals(self, objective: Objective) -> Totals | None:
+        """Say what each mean divides by in all, or nothing where every sample weighs the same."""
+        if objective.normalizer is not None:
+            return None
+        if 0.0 in self.weights:
+            raise InputError("the loss counts no sample: all targets are ignored, or all weights are zero")
+        if not self.weights and objective.is_mean and len(self.shapes) > 1:
+            raise InputError(
+                "the outputs differ in shape between batches, and what the loss divides by cannot be told: "
+                "normalizer=lambda targets: ... gives it for a batch (len(targets) for a mean over samples, or the "
+                "number of tokens)"
+            )
+        same = self.plain and len(self.shares) <= 1
+        return None if same or not self.weights else Totals(self.samples, tuple(self.weights))
+
+
+def _go_through(at: Evaluation, pieces: list[Batch], found: _Found) -> None:
+    outputs: list[object] = []
+    joined = at.objective.function is not None
+    for number, piece in enumerate(pieces):
+        means = Means(piece.samples)
+        output = map_tensors(at.outputs(piece, means), lambda z: z.detach())
+        at.loss(output, piece, means)
+        found.add(means, output)
+        joined &= all(z.ndim > 0 and len(z) == piece.samples for z in all_tensors(output))
+        outputs.append(output)
+        full = sum(z.numel() for output in outputs for z in all_tensors(output)) > MOST_OUTPUTS
+        if number + 1 == len(pieces) or full or not joined:
+            if joined:
+                _compare(at, pieces[number + 1 - len(outputs) : number + 1], outputs)
+            outputs = []
+
+
+def _compare(at: Evaluation, pieces: list[Batch], outputs: list[object]) -> None:
+    """Hold the loss of pieces put together against those of the pieces."""
+    if len(pieces) == 1:
+        return
+    joined = join_batches(pieces)
+    means = Means(joined.samples)
+    whole = at.loss(put_together(outputs, torch.cat), joined, means)
+    if not bool(torch.isfinite(whole)) or 0.0 in means.weights:
+        return
+    parts = at.with_totals(_totals(means))
+    values = [parts.loss(out, piece, parts.means(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+    trial = _Trial.of(at.objective, whole, whole, joined, values, pieces)
+    if trial.is_off(trial.whole, trial.mean if at.objective.is_mean else trial.sum):
+        raise trial.neither()
+
+
+def _totals(means: Means) -> Totals | None:
+    return Totals(means.samples, tuple(means.weights)) if means.weights else None
+
+
+def _mixed(samples: list[Batch]) -> list[Batch]:
+    """Put samples of all batches together, since each batch alone may hold one class; where shapes differ, do not."""
+    try:
+        return [join_batches(samples)]
+    except (RuntimeError, ValueError):
+        return samples
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The loss of all samples, of all samples twice, of the parts as their mean and sum, and of what size those are."""
+
+    whole: float
+    twice: float
+    mean: float
+    sum: float
+    size: float
+    samples: int
+    tolerance: float  # how far, relatively, two ways of adding up one loss may differ by rounding
+
+    @classmethod
+    def of(
+        cls, objective: Objective, whole: Tensor, twice: Tensor, batch: Batch, values: list[Tensor], parts: list[Batch]
+    ) -> "_Trial":
+        whole, twice, values = whole.detach(), twice.detach(), [value.detach() for value in values]
+        weights = [objective.weight(part) for part in parts]
+        share = objective.weight(batch)
+        numbers = [float(value) if weight else 0.0 for value, weight in zip(values, weights, strict=True)]
+        mean = sum(value * weight for value, weight in zip(numbers, weights, strict=True)) / max(share, 1e-300)
+        size = sum(abs(value) for value in numbers) + abs(float(whole))  # terms that cancel are no disagreement
+        tolerance = 1e-9 if whole.dtype == torch.float64 else 1e-4
+        return cls(float(whole), float(twice), mean, sum(numbers), 1e-30 + size, batch.samples, tolerance)
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(torch.tensor([self.whole, self.twice, self.mean, self.sum])).all())
+
+    def is_off(self, one: float, other: float) -> bool:
+        return not abs(one - other) <= self.tolerance * self.size
+
+    def is_mean(self) -> bool | None:
+        """Tell a mean from a sum; None where all is zero."""
+        mean = not self.is_off(self.whole, self.mean) and not self.is_off(self.twice, self.whole)
+        total = not self.is_off(self.whole, self.sum) and not self.is_off(self.twice, 2 * self.whole)
+        if mean and total:
+            return None
+        if not mean and not total:
+            raise self.neither()
+        return mean
+
+    def neither(self) -> InputError:
+        return InputError(
+            f"the loss of {self.samples} samples is {self.whole:.6g}, neither the mean ({self.mean:.6g}) nor the sum "
+            f"({self.sum:.6g}) of its parts: a mean or sum over samples is needed. normalizer=lambda targets: ... says "
+            "what a weighted mean divides by; reduction='sum' needs none; coupled=True says that the samples of the "
+            "one batch that the data are belong together (batch statistics, contrastive losses)"
+        )
+
+
+def _try(at: Evaluation, batch: Batch) -> _Trial | None:
+    """Try the loss of some samples; None where none of them counts."""
+    everything = torch.arange(batch.samples)
+    cut = max(1, batch.samples // 3)  # in one piece: sorted classes then weigh differently in the two parts
+    rest = everything[cut:]
+    parts = [
+        batch.take(part) for part in (everything[:cut], *rest.tensor_split(min(7, max(len(rest), 1)))) if len(part)
+    ]
+    means = Means(batch.samples)
+    whole = at.value(batch, means)
+    if 0.0 in means.weights:
+        return None
+    twice = at.value(batch.take(torch.cat([everything, everything])))
+    of_parts = at.with_totals(None if at.objective.normalizer else _totals(means))
+    values = [of_parts.value(part, of_parts.means(part)) for part in parts]
+    return _Trial.of(at.objective, whole, twice, batch, values, parts)

@@ -1,0 +1,167 @@
+"""Products held once against differences of what they are derivatives of, on some of the samples, in float64."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jvp_ops._autodiff import gradients, join, pull_back, push_forward, split
+from jvp_ops._differences import Function, check_slopes, direction_at, disagreement, wrong
+from jvp_ops.errors import InputError
+from jvp_ops.losses.model._batches import Batch
+from jvp_ops.losses.model._binding import Binding
+from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
+from jvp_ops.losses.model._graphs import Part, Reading, outer_gradient, pick
+from jvp_ops.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some samples of a loss, in one dtype, and what is taken of them.
+
+    Parameters
+    ----------
+    objective, binding
+        Of the loss.
+    samples : sequence of Batch
+        In the dtype of the binding.
+    regularizer : callable
+        Its value at leaves, added to the mean over the samples.
+    """
+
+    objective: Objective
+    binding: Binding
+    samples: Sequence[Batch]
+    regularizer: Callable[[Sequence[Tensor]], Tensor | None]
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters' names."""
+        return list(self.binding.named)
+
+    @property
+    def layout(self) -> Parameters:
+        """Where the parameters stand in θ."""
+        parts = zip(self.names, self.binding.initial(), strict=True)
+        return Parameters.of({name: tuple(part.shape) for name, part in parts})
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers of θ each parameter holds."""
+        return [part.numel() for part in self.binding.initial()]
+
+    @contextmanager
+    def at(self, theta: Tensor) -> Iterator[tuple[Evaluation, list[Tensor]]]:
+        """Put θ into the modules, as leaves."""
+        leaves = self.binding.leaves(split(theta, self.binding.initial()))
+        with bound(self.objective, self.binding, self.binding.substitutes(leaves)) as evaluation:
+            yield evaluation, leaves
+
+    def value(self, at: Evaluation, leaves: Sequence[Tensor]) -> Tensor:
+        """Compute the loss of the samples, with its graph."""
+        weight = sum(map(self.objective.weight, self.samples)) or 1.0
+        total = sum((at.term(batch) for batch in self.samples), leaves[0].new_zeros(())) / weight
+        extra = self.regularizer(leaves)
+        return total if extra is None else total + extra
+
+    def value_at(self, theta: Tensor) -> Tensor:
+        """Compute the loss of the samples at θ."""
+        with self.at(theta) as (evaluation, leaves):
+            return self.value(evaluation, leaves).detach()
+
+    def gradient_at(self, theta: Tensor) -> list[Tensor]:
+        """Compute the gradient at θ, parameter by parameter."""
+        with self.at(theta) as (evaluation, leaves):
+            return [slope.detach() for slope in gradients(self.value(evaluation, leaves), leaves)]
+
+
+def check_hessian(probe: Probe, theta: Tensor) -> None:
+    """Hold the gradient against differences of the value, and a product with H against differences of the gradient.
+
+    Raises
+    ------
+    InputError
+        They disagree; the message names the parameter.
+    """
+    v = direction_at(theta, probe.sizes)
+    with probe.at(theta) as (evaluation, leaves):
+        slopes = gradients(probe.value(evaluation, leaves), leaves, differentiable=True)
+        claimed = [part.detach() for part in pull_back(slopes, leaves, split(v, leaves))]
+    found = disagreement(probe.gradient_at, theta, v, claimed)
+    if found is not None:
+        what = "the product of the Hessian with a direction"
+        raise wrong(probe.names[found.block], found, what, "differences of the gradient", _custom_functions(slopes))
+    value = Function(probe.value_at, theta, probe.layout, "the value")
+    check_slopes(value, join(slopes).detach(), "the gradient", _custom_functions(slopes))
+
+
+def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
+    """Hold J v, Jᵀ u and Jᵀ ∂ℓ/∂z against differences of the outputs and the gradient of the loss.
+
+    Raises
+    ------
+    InputError
+        They disagree, or the loss depends on θ beside the outputs.
+    """
+    batch, v = probe.samples[0], direction_at(theta, probe.sizes)
+    random = torch.Generator().manual_seed(1)
+    with probe.at(theta) as (evaluation, leaves):
+        again = probe.binding.leaves(leaves)
+        reading = Reading(again, probe.binding.reading(evaluation.substitutes, again))
+        z, slopes, inputs = outer_gradient(evaluation, leaves, batch, part, reading)
+        _check_split(probe.names, z, slopes, len(inputs) > len(z), leaves, gradients(evaluation.term(batch), leaves))
+        tangents = [t.detach() for t in push_forward(z, leaves)(split(v, leaves))]
+        u = [torch.randn(one.shape, generator=random, dtype=torch.float64).to(one) for one in z]
+        back = [slope.detach() for slope in pull_back(z, leaves, u)]
+
+    def outputs(at_theta: Tensor) -> list[Tensor]:
+        with probe.at(at_theta) as (there, _):
+            return [one.detach() for one in pick(there.outputs(batch), part)]
+
+    def against_u(at_theta: Tensor) -> Tensor:
+        return sum(((a * b).sum() for a, b in zip(outputs(at_theta), u, strict=True)), at_theta.new_zeros(()))
+
+    found = disagreement(outputs, theta, v, tangents)
+    if found is not None:
+        raise wrong(
+            "", found, "the derivative of the model's outputs", "differences of the outputs", _custom_functions(z)
+        )
+    weighted = Function(against_u, theta, probe.layout, "the outputs")
+    check_slopes(weighted, join(back), "the adjoint derivative of the model's outputs", _custom_functions(z))
+
+
+def _check_split(
+    names: Sequence[str],
+    z: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    direct: bool,
+    leaves: Sequence[Tensor],
+    whole: Sequence[Tensor],
+) -> None:
+    """Refuse a loss that depends on θ in another way than through z (and, where `direct`, by itself)."""
+    inner = pull_back(z, leaves, slopes[: len(z)])
+    beside = slopes[len(z) :] if direct else [torch.zeros_like(leaf) for leaf in leaves]
+    size = float(join(whole).norm())
+    for name, one, other, true in zip(names, inner, beside, whole, strict=True):
+        if float((one + other - true).detach().norm()) > 1e-6 * size + 1e-4 * float(true.norm()):
+            raise InputError(
+                f"the loss depends on the parameter {name!r} beside the model's outputs that its Gauss-Newton matrix "
+                "is taken in: outputs= names the right part, or use hessian(theta)"
+            )
+
+
+def _custom_functions(outputs: Sequence[Tensor]) -> str:
+    """Name the custom autograd functions, and torch's own weight_norm, that a graph goes through."""
+    found, seen = dict[str, None](), set()
+    waiting = [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction) or "WeightNorm" in type(node).__name__:
+            found[type(node).__name__.removesuffix("Backward")] = None
+        waiting += [inner for inner, _ in node.next_functions]
+    return f"; the graph holds {', '.join(found)}" if found else ""
