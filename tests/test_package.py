@@ -12,9 +12,9 @@ import jvp_ops
 ROOT = Path(jvp_ops.__file__).parent
 LAYERS = [
     {"errors", "_version"},
-    {"_random", "_memory", "_progress", "_checks", "_parallel", "_report"},
+    {"_random", "_memory", "_progress", "_checks", "_parallel", "_report", "_explained"},
     {"parameters"},
-    {"_autodiff"},
+    {"_autodiff", "_differences"},
     {"store"},
     {"data"},
     {"operators"},

@@ -1,5 +1,6 @@
 """Whether a loss is a mean or a sum over samples, and what it divides by, found out by trying; else it is refused."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,6 +58,9 @@ def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Bat
                 raise InputError("the loss is a mean over some batches and a sum over others: make it one")
             if kinds:
                 return replace(objective, is_mean=kinds.pop()), scale
+    for trial in trials:
+        if math.isfinite(trial.whole) and not trial.is_finite:  # a part in which nothing counts
+            raise trial.neither()
     reduction = getattr(objective.function, "reduction", None)
     if reduction in ("mean", "sum"):
         return replace(objective, is_mean=reduction == "mean"), 0.0
