@@ -22,7 +22,7 @@ def state_after(mnist: Any, device: str, request: pytest.FixtureRequest) -> Any:
     """Train as far as is asked for, once."""
     smoke = request.config.getoption("benchmark_disable")
     data = mnist.subset(600, rng=0) if smoke else mnist
-    loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=5 if smoke else 50, device=device)
+    loss = jo.TwoLayerLoss(data, hidden=5 if smoke else 50, device=device)
     f = jo.GradientDescent(loss, lr=0.1)
 
     @cache

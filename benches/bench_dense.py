@@ -23,7 +23,7 @@ import jvp_ops as jo
 samples, hidden, dtype, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 data = jo.load_mnist()
 data = data if samples == len(data) else data.subset(samples)
-loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=hidden, dtype=dtype)
+loss = jo.TwoLayerLoss(data, hidden=hidden, dtype=dtype)
 H = loss.hessian(loss.initial(rng=0))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 began = time.perf_counter()

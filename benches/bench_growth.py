@@ -16,7 +16,7 @@ COLD = ("cold", "cold, unverified")
 def problem(data: Any, device: str, smoke: bool) -> tuple[jo.GradientDescent, Tensor]:
     """Train 784-50-10 a little at learning rate 0.1; a small network on 600 images in a smoke run."""
     chosen = data.subset(600, rng=0) if smoke else data
-    loss = jo.TwoLayerLoss(chosen.inputs, chosen.labels, hidden=5 if smoke else 50, device=device)
+    loss = jo.TwoLayerLoss(chosen, hidden=5 if smoke else 50, device=device)
     f = jo.GradientDescent(loss, lr=0.1)
     return f, f.run(loss.initial(rng=0), steps=2 if smoke else 20)
 

@@ -9,7 +9,7 @@ Examples
 --------
 >>> import jvp_ops as jo
 >>> data = jo.load_digits()
->>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=10)
+>>> loss = jo.TwoLayerLoss(data, hidden=10)
 >>> f = jo.GradientDescent(loss, lr=0.1)
 >>> theta = f.run(loss.initial(rng=0), steps=20)
 >>> f.jacobian(theta)

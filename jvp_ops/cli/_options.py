@@ -59,10 +59,8 @@ def two_layer_loss(data: "Dataset", arguments: argparse.Namespace) -> "TwoLayerL
     from jvp_ops.losses import TwoLayerLoss
 
     return TwoLayerLoss(
-        data.inputs,
-        data.labels,
+        data,
         hidden=arguments.hidden,
-        classes=data.classes,
         device=arguments.device,
         dtype=arguments.dtype,
         max_memory=arguments.max_memory,

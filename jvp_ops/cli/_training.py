@@ -87,7 +87,7 @@ def network_of(data: "Dataset", arguments: argparse.Namespace) -> "tuple[TwoLaye
     if arguments.scale is not None:
         raise InputError("--scale is of --network two-layer: the tanh network starts as torch's layers do")
     device, dtype = resolve_device(arguments.device), resolve_dtype(arguments.dtype)
-    inputs = torch.tensor(data.inputs, dtype=dtype, device=device)
+    inputs = torch.from_numpy(data.inputs_in(arguments.dtype)).to(device)
     targets = torch.nn.functional.one_hot(torch.tensor(data.labels).long(), data.classes).to(device, dtype)
     width, Linear, Tanh = positive_int(arguments.hidden, "--hidden"), torch.nn.Linear, torch.nn.Tanh
     with torch.random.fork_rng(devices=[]):

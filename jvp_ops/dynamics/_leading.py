@@ -78,7 +78,7 @@ def leading_frame(
     --------
     >>> import jvp_ops as jo
     >>> data = jo.load_digits().subset(200)
-    >>> f = jo.GradientDescent(jo.TwoLayerLoss(data.inputs, data.labels, hidden=10), lr=0.1)
+    >>> f = jo.GradientDescent(jo.TwoLayerLoss(data, hidden=10), lr=0.1)
     >>> start = f.loss.initial(rng=0)
     >>> random = jo.lyapunov_spectrum(f, start, 2, steps=50)
     >>> leading = jo.lyapunov_spectrum(f, start, jo.leading_frame(f, start, 2), steps=50)

@@ -131,7 +131,7 @@ def track_eigenpairs(
     --------
     >>> import jvp_ops as jo
     >>> data = jo.load_digits().subset(200)
-    >>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=10)
+    >>> loss = jo.TwoLayerLoss(data, hidden=10)
     >>> track = jo.track_eigenpairs(jo.GradientDescent(loss, lr=0.5), loss.initial(rng=0), steps=60, every=20, k=2)
     >>> track.at.tolist(), track.values.shape, bool((track.sharpness < track.thresholds).all())
     ([0, 20, 40, 60], (4, 2), True)

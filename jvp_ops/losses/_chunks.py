@@ -22,7 +22,8 @@ LEAST_ROWS, MOST_ROWS = 256, 1024
 class Chunk:
     """Some samples: inputs (rows, live), the indices of their live inputs (live,), labels (rows,).
 
-    `numbers` (rows,), on the CPU, says which samples of the data set they are.
+    The inputs are floats, or a data set's bytes. `numbers` (rows,), on the CPU, says which samples of the data set
+    they are.
     """
 
     inputs: Tensor
@@ -30,9 +31,12 @@ class Chunk:
     labels: Tensor
     numbers: Tensor
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Chunk":
-        """Copy to a device, with the inputs in a dtype."""
-        return Chunk(self.inputs.to(device, dtype), self.live.to(device), self.labels.to(device), self.numbers)
+    def to(self, device: torch.device, dtype: torch.dtype, maximum: int | None = None) -> "Chunk":
+        """Copy to a device, with the inputs in a dtype, divided by a `maximum` where they are bytes."""
+        inputs = self.inputs.to(dtype)
+        if maximum is not None:
+            inputs.div_(maximum)  # before it moves: CUDA multiplies by the reciprocal, which rounds otherwise
+        return Chunk(inputs.to(device), self.live.to(device), self.labels.to(device), self.numbers)
 
 
 def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:

@@ -9,21 +9,21 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from jvp_ops._checks import (
-    check_finite,
     check_state,
     finite_number,
     positive_int,
     resolve_device,
     resolve_dtype,
-    sample_numbers,
 )
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._parallel import worker_count
 from jvp_ops._random import Rng, generator, normal
+from jvp_ops.data import Dataset
 from jvp_ops.errors import InputError
 from jvp_ops.losses import _two_layer_products as products
-from jvp_ops.losses._chunks import MOST_ROWS, Chunk, chunks, samples_of
+from jvp_ops.losses._chunks import MOST_ROWS, Chunk
 from jvp_ops.losses._null_space import null_space
+from jvp_ops.losses._samples import Samples, checked_samples
 from jvp_ops.losses._two_layer_panels import InputPanels
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization, Panels
 from jvp_ops.parameters import Parameters
@@ -41,14 +41,16 @@ class TwoLayerLoss:
 
     Parameters
     ----------
-    inputs : array or Tensor, shape (samples, inputs)
-        Real numbers; converted to `dtype`.
+    inputs : Dataset, or array or Tensor of shape (samples, inputs)
+        The inputs with their labels; or real numbers. Either is rounded once, to the dtype that is computed in: the
+        pixels of a `Dataset` are divided by their maximum in that dtype, and the float64 twin (``to(dtype="float64")``)
+        of a float32 loss starts again from the pixels, or from the numbers given.
     labels : array or Tensor of integers, shape (samples,)
-        The class of each sample, 0 to classes − 1.
+        The class of each sample, 0 to classes − 1; left out with a `Dataset`, which has them.
     hidden : int
         Hidden units.
     classes : int, optional
-        Output units; by default one more than the largest label, at least 2.
+        Output units; by default the classes of the `Dataset`, or one more than the largest label, at least 2.
     device : str or torch.device, optional
         Where to compute; by default the CPU.
     dtype : torch.dtype or str
@@ -60,7 +62,8 @@ class TwoLayerLoss:
     Raises
     ------
     InputError
-        Inputs and labels of different length, empty, of the wrong type or out of range.
+        Inputs and labels of different length, empty, of the wrong type or out of range; labels given beside a
+        `Dataset`, or missing without one.
     NonFiniteError
         NaN or Inf in the inputs.
 
@@ -80,7 +83,7 @@ class TwoLayerLoss:
     --------
     >>> import jvp_ops as jo
     >>> data = jo.load_digits()
-    >>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=5, dtype="float64")
+    >>> loss = jo.TwoLayerLoss(data, hidden=5, dtype="float64")
     >>> loss.parameters
     <Parameters 385: W1 64×5, b1 5, W2 5×10, b2 10>
     >>> theta = loss.initial(rng=0)
@@ -91,8 +94,8 @@ class TwoLayerLoss:
 
     def __init__(
         self,
-        inputs: ArrayLike | Tensor,
-        labels: ArrayLike | Tensor,
+        inputs: Dataset | ArrayLike | Tensor,
+        labels: ArrayLike | Tensor | None = None,
         *,
         hidden: int,
         classes: int | None = None,
@@ -101,9 +104,9 @@ class TwoLayerLoss:
         max_memory: int | str | None = None,
     ) -> None:
         self.dtype, self.device = resolve_dtype(dtype), resolve_device(device)
-        X, t = _checked_inputs(inputs, self.dtype), _checked_labels(labels)
-        if len(X) != len(t):
-            raise InputError(f"{len(X)} inputs but {len(t)} labels: there must be one label a sample")
+        X, t, maximum = checked_samples(inputs, labels, self.dtype)
+        if isinstance(inputs, Dataset) and classes is None:
+            classes = inputs.classes
         largest = int(t.max())
         classes = max(largest + 1, 2) if classes is None else positive_int(classes, "classes")
         if int(t.min()) < 0 or largest >= classes:
@@ -119,8 +122,7 @@ class TwoLayerLoss:
         item = self.dtype.itemsize
         needed, remedy = self.parameters.size * item, "use fewer hidden units or classes"
         require(needed, resolve_budget(max_memory, self.device), "one vector of the parameters", remedy)
-        self._data_sha256 = sha256_of(X, t)
-        self._chunks: list[Chunk] = [chunk.to(self.device, self.dtype) for chunk in chunks(X, t)]
+        self._data = Samples.of(X, t, maximum=maximum, dtype=self.dtype, device=self.device)
 
     def __repr__(self) -> str:
         shape = "-".join(str(n) for n in (*self.parameters["W1"].shape, self.parameters["b2"].size))
@@ -168,12 +170,12 @@ class TwoLayerLoss:
         return GaussNewtonOperator(self._linearize(theta, gauss_newton=True))
 
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "TwoLayerLoss":
-        """Make the same loss in another dtype or on another device."""
+        """Make the same loss in another dtype or on another device, from the data as they were given."""
         other = object.__new__(TwoLayerLoss)
         other.__dict__.update(self.__dict__)
         other.dtype = self.dtype if dtype is None else resolve_dtype(dtype)
         other.device = self.device if device is None else resolve_device(device)
-        other._chunks = [chunk.to(other.device, other.dtype) for chunk in self._chunks]
+        other._data = self._data.to(other.device, other.dtype)
         return other
 
     def subset(self, index: Sequence[int] | Tensor) -> "TwoLayerLoss":
@@ -189,13 +191,10 @@ class TwoLayerLoss:
         InputError
             No numbers, or one that is no sample's.
         """
-        index = sample_numbers(index, self.samples)
-        X, t = samples_of(self._chunks, index, self.parameters["W1"].shape[0])
         other = object.__new__(TwoLayerLoss)
         other.__dict__.update(self.__dict__)
-        other.samples = len(t)
-        other._data_sha256 = sha256_of(X, t)
-        other._chunks = [chunk.to(self.device, self.dtype) for chunk in chunks(X, t)]
+        other._data = self._data.subset(index, self.device, self.dtype)
+        other.samples = len(other._data)
         return other
 
     def null_space(self) -> Tensor:
@@ -207,20 +206,25 @@ class TwoLayerLoss:
         --------
         >>> import jvp_ops as jo
         >>> data = jo.load_digits()
-        >>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=5, dtype="float64")
+        >>> loss = jo.TwoLayerLoss(data, hidden=5, dtype="float64")
         >>> N = loss.null_space()  # 3 dead pixels × 5, 5 rows of W2, and b2
         >>> tuple(N.shape), bool(loss.hessian(loss.initial(rng=0)).apply(N.to_dense()).abs().max() < 1e-15)
         ((385, 21), True)
         """
-        used = torch.zeros(self.parameters["W1"].shape[0], dtype=torch.bool)
-        for chunk in self._chunks:
-            used[chunk.live.cpu()] = True
-        return null_space(self.parameters, torch.nonzero(~used)[:, 0]).to(self.device)
+        return null_space(self.parameters, self._data.dead()).to(self.device)
 
     def identity(self) -> dict[str, Any]:
-        """All that L depends on, as a JSON-able dict."""
+        """All that L depends on, as a JSON-able dict.
+
+        ``data`` is the sha256 of the samples as they were given, whatever dtype L is computed in: a loss and its
+        float64 twin differ in ``dtype`` alone.
+        """
         shapes = {entry.name: entry.shape for entry in self.parameters}
-        return {"loss": "TwoLayerLoss", "shapes": shapes, "data": self._data_sha256, "dtype": str(self.dtype)}
+        return {"loss": "TwoLayerLoss", "shapes": shapes, **self._data.identity(), "dtype": str(self.dtype)}
+
+    @property
+    def _chunks(self) -> list[Chunk]:
+        return self._data.chunks
 
     def _checked(self, theta: Tensor) -> Tensor:
         return check_state(theta, "theta", size=self.parameters.size, dtype=self.dtype, device=self.device)
@@ -279,33 +283,3 @@ class TwoLayerLoss:
             f"a linearization over {self.samples} samples with one chunk's product",
             remedy,
         )
-
-
-def _checked_inputs(inputs: ArrayLike | Tensor, dtype: torch.dtype) -> Tensor:
-    X = _as_tensor(inputs, "inputs", "real numbers of shape (samples, inputs)")
-    if X.ndim != 2 or X.numel() == 0:
-        raise InputError(f"inputs have shape {tuple(X.shape)}; expected (samples, inputs), at least one of each")
-    if X.is_complex():
-        raise InputError(f"inputs are {X.dtype}; expected real numbers")
-    check_finite(X, "inputs")
-    X = X.to(dtype)
-    check_finite(X, f"inputs, as {dtype},")
-    return X
-
-
-def _checked_labels(labels: ArrayLike | Tensor) -> Tensor:
-    t = _as_tensor(labels, "labels", "integers of shape (samples,)")
-    if t.ndim != 1 or t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
-        raise InputError(f"labels are {t.dtype} of shape {tuple(t.shape)}; expected integers of shape (samples,)")
-    return t.to(torch.int64)
-
-
-def _as_tensor(values: ArrayLike | Tensor, name: str, expected: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach().cpu()
-    try:
-        return torch.from_numpy(np.array(values))
-    except (TypeError, ValueError):  # text, objects, ragged lists
-        raise InputError(
-            f"{name} are {type(values).__name__}, which makes no array of numbers; expected {expected}"
-        ) from None

@@ -66,7 +66,7 @@ class MinibatchSGD:
     --------
     >>> import jvp_ops as jo
     >>> data = jo.load_digits().subset(100)
-    >>> loss = jo.TwoLayerLoss(data.inputs, data.labels, hidden=5)
+    >>> loss = jo.TwoLayerLoss(data, hidden=5)
     >>> f = jo.MinibatchSGD(loss, 32, optimizer=lambda loss: jo.HeavyBall(loss, lr=0.1, momentum=0.9))
     >>> f.steps_per_epoch, [len(f.batch(step)) for step in range(5)]
     (4, [32, 32, 32, 4, 32])

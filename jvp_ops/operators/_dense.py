@@ -1,7 +1,8 @@
 """Dense assembly by row blocks, into memory or into a file.
 
 A symmetric matrix with panels (see `Panels`) is built from its upper triangle: the rest of a row is read back from
-the rows above it. Any other matrix is built from wide products with unit vectors, from the side with fewer of them.
+the rows above it. Any other matrix is built from wide products with unit vectors, from the side with fewer of them;
+one that is declared symmetric is compared with its transpose before it is made exactly so.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from jvp_ops._checks import check_finite, numpy_dtype
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._progress import progress_bar
 from jvp_ops.operators._linearization import Linearization, Panels
+from jvp_ops.operators._mirror import AsymmetryError, Mirror
 from jvp_ops.store import MatrixFile
 
 WIDEST = 64  # unit vectors in one product
@@ -110,6 +112,9 @@ def assemble_into(
         like = torch.empty(0, dtype=dtype, device=linearization.device)
         _write(linearization, _InFile(file, like), file.missing(), progress=progress)
         whole = file.finish()
+    except AsymmetryError:
+        file.discard()  # what was written before it was found out is not to be resumed
+        raise
     finally:
         file.close()
     return np.load(whole, mmap_mode="r")  # type: ignore[no-any-return]
@@ -183,13 +188,18 @@ def _column_rows(linearization: Linearization) -> Fill:
 
 def _product_rows(linearization: Linearization, target: Target) -> Fill:
     """Multiply unit vectors for the rows; a symmetric matrix is made exactly so from what stands above."""
+    mirror = Mirror(linearization.dtype)
 
     def fill(start: int, stop: int, block: Tensor) -> None:
         for first, directions in unit_vectors(linearization, linearization.rows.size, start, stop):
             block[first - start : first - start + directions.shape[1]] = linearization.adjoint(directions).mT
         if linearization.symmetric:
-            block[:, :start] = target.columns(start, start, stop).mT
-            corner = block[:, start:stop]
+            check_finite(block, f"the block of rows {start} to {stop}")
+            above, corner = target.columns(start, start, stop).mT, block[:, start:stop]
+            mirror.see(block)
+            mirror.compare(block[:, :start], above, start)
+            mirror.compare(corner, corner.mT, start, start)
+            block[:, :start] = above
             block[:, start:stop] = (corner + corner.mT) / 2
 
     return fill
@@ -202,7 +212,9 @@ def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target
     beside = torch.empty(n, n - size, dtype=linearization.dtype, device=linearization.device)
     for first, directions in unit_vectors(linearization, n, size, n):
         beside[:, first - size : first - size + directions.shape[1]] = linearization.apply(directions)
-    corner = beside[size:]
+    corner, mirror = beside[size:], Mirror(linearization.dtype)
+    mirror.see(beside)
+    mirror.compare(corner, corner.mT, size, size)
     beside[size:] = (corner + corner.mT) / 2  # as exactly symmetric as the rest
 
     def fill(start: int, stop: int, block: Tensor) -> None:

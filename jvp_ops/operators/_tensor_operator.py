@@ -207,7 +207,9 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            An unknown name, numbers out of range or twice; `out` exists, is a folder, or cannot be written.
+            An unknown name, numbers out of range or twice; `out` exists, is a folder, or cannot be written; the
+            operator is declared symmetric, but entries differ from their mirrors by more than rounding (then
+            nothing is left of `out`).
         DataError
             The partial file is of another matrix, or its manifest is damaged.
         MemoryBudgetError

@@ -150,6 +150,13 @@ class MatrixFile:
         """Close the file and keep it as it is."""
         self._handle.close()
 
+    def discard(self) -> None:
+        """Remove what was written, so that nothing goes on from it."""
+        self.manifest.unlink(missing_ok=True)  # first: without it no file is resumed
+        if self.partial.exists() and os.path.samestat(os.fstat(self._handle.fileno()), self.partial.stat()):
+            self.partial.unlink()
+        self.close()
+
     def _create(self) -> None:
         """Make the manifest, then the file with its header and room for all rows; it gets its name last."""
         new = self.partial.with_name(self.partial.name + ".new")
