@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from cases import MODULES, circulation, mean_cross_entropy, numbers, scalar
+from oracles import smallest_budget
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,17 +34,6 @@ def model():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Watched().double()
-
-
-def smallest_budget(loss_of, kind):
-    """Find a budget at which a linearization is still possible, within a quarter of the least."""
-    budget = 1024
-    while True:
-        loss = loss_of(budget)
-        try:
-            return budget, getattr(loss, kind)(loss.initial())
-        except jo.MemoryBudgetError:
-            budget = budget * 5 // 4
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
