@@ -29,7 +29,7 @@ def test_the_oracle_is_consistent(entry):
         assert relative(coarse, fine) < case.product_error
 
 
-@chosen(REFUSED, EITHER)
+@chosen(REFUSED)
 def test_what_is_refused_has_the_fault_that_is_named(entry):
     oracle = Oracle(entry.make())
     assert FAULTS[entry.fault](oracle, oracle.start()) > oracle.case.fault
@@ -49,5 +49,8 @@ def test_what_has_no_hessian_is_refused(entry):
 
 @chosen(EITHER)
 def test_what_torch_cannot_differentiate_twice_is_right_or_refused(entry):
+    oracle = Oracle(entry.make())
+    lacking = FAULTS[entry.fault](oracle, oracle.start()) > oracle.case.fault
+    allowed = ("right", "refused") if lacking else ("right",)  # a later torch may have mended it
     for form in entry.make().forms:
-        assert judge(entry, form).kind in ("right", "refused"), form
+        assert judge(entry, form).kind in allowed, form

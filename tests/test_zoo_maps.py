@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from zoo_entry import EITHER, REFUSED, RIGHT
+from zoo_entry import REFUSED, RIGHT
 from zoo_maps import MAPS
 
 import jvp_ops as jo
 
 
-def chosen(*expected):
-    found = [entry for entry in MAPS if entry.expected in expected]
+def chosen(expected):
+    found = [entry for entry in MAPS if entry.expected == expected]
     return pytest.mark.parametrize("entry", found, ids=lambda entry: entry.name.replace(" ", "-"))
 
 
@@ -70,12 +70,12 @@ FAULTS = {
 }
 
 
-@chosen(RIGHT, EITHER)
+@chosen(RIGHT)
 def test_the_oracle_of_maps_is_consistent(entry):
     assert derivative_fault(entry.make()) < 1e-9
 
 
-@chosen(REFUSED, EITHER)
+@chosen(REFUSED)
 def test_a_refused_map_has_the_fault_that_is_named(entry):
     assert FAULTS[entry.fault](entry.make()) > 1e-4
 
@@ -114,16 +114,4 @@ def test_a_step_that_can_be_differentiated_is_right(entry):
 @chosen(REFUSED)
 def test_a_step_that_cannot_be_differentiated_is_refused(entry):
     with pytest.raises(jo.JvpOpsError):
-        asked(entry.make())[1].apply(numbers_like(entry.make().state))
-
-
-@chosen(EITHER)
-def test_a_step_that_moves_its_state_is_right_or_refused(entry):
-    try:
-        check(entry.make())
-    except jo.JvpOpsError:
-        return
-
-
-def numbers_like(state):
-    return torch.linspace(-1, 1, len(state), dtype=state.dtype)
+        asked(entry.make())[1].apply(torch.linspace(-1, 1, len(entry.make().state), dtype=torch.float64))
