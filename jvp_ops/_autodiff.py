@@ -198,12 +198,20 @@ def by_columns(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return apply
 
 
+def _address(tensor: Tensor) -> int | None:
+    """Give the address of a tensor's storage; within torch.func, and sparse, it has none."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
 class AllocatedBytes(TorchDispatchMode):
     """Count the bytes of all that is computed while it is active: never less than `SavedBytes` counts."""
 
     def __init__(self, known: Tensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._seen = {_address(tensor) for tensor in known}
         self._kept: list[Tensor] = []  # so that no address is given out twice
         self.total = 0
 
@@ -217,12 +225,9 @@ class AllocatedBytes(TorchDispatchMode):
         return result
 
     def _count(self, tensor: Tensor) -> None:
-        try:
-            address = tensor.untyped_storage().data_ptr()
-        except RuntimeError:  # a tensor within torch.func, which has no storage of its own
+        if (address := _address(tensor)) is None:
             self.total += tensor.numel() * tensor.element_size()
-            return
-        if address not in self._seen:
+        elif address not in self._seen:
             self._seen.add(address)
             self._kept.append(tensor)
             self.total += tensor.untyped_storage().nbytes()
@@ -239,7 +244,7 @@ class SavedBytes:
     """
 
     def __init__(self, known: Tensors) -> None:
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._seen = {_address(tensor) for tensor in known}
         self._kept: list[Tensor] = []
         self.total = 0
 
@@ -253,10 +258,11 @@ class SavedBytes:
         self._kept.clear()  # else outputs saved by their own node would keep themselves alive
 
     def _pack(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
+        if (address := _address(tensor)) is None:
+            self.total += tensor.numel() * tensor.element_size()
+        elif address not in self._seen:
+            self._seen.add(address)
+            self.total += tensor.untyped_storage().nbytes()
         self._kept.append(tensor)
         return len(self._kept) - 1
 

@@ -30,12 +30,13 @@ class Ladder:
     """
 
     steps: tuple[float, ...]
+    coarse: tuple[float, ...]
     tolerance: float
 
 
 LADDERS = {
-    torch.float64: Ladder((1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-3, 1e-2), 1e-4),
-    torch.float32: Ladder((1e-2, 1e-3, 3e-2), 2e-2),
+    torch.float64: Ladder((1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-3), (1e-2, 3e-2), 1e-4),
+    torch.float32: Ladder((1e-2, 1e-3, 3e-2), (1e-2, 3e-2), 2e-2),
 }
 
 
@@ -72,16 +73,16 @@ def disagreement(
     for attempt in range(2):  # the second time with the function's own noise measured, which costs more
         if attempt:
             noise = _noise(function, at, direction)
-        for step in ladder.steps:
+        for step in ladder.steps if not attempt else ladder.coarse:
             plus, minus = function(at + step * direction), function(at - step * direction)
             scale = max(_norm(plus), _norm(claimed))
-            rounding = (100 * torch.finfo(at.dtype).eps * scale if noise is None else 10 * noise) / step
+            rounding = (100 * torch.finfo(at.dtype).eps * scale if noise is None else 3 * noise) / step
             found = []
             for block in sorted(open_blocks):
                 difference = (plus[block].double() - minus[block].double()) / (2 * step)
                 given = claimed[block].double()
                 size, off = max(_norm([given]), _norm([difference])), _norm([difference - given])
-                if off <= ladder.tolerance * size + rounding:
+                if off <= (10 if attempt else 1) * ladder.tolerance * size + rounding:
                     open_blocks.remove(block)
                 elif off == off:
                     found.append(Disagreement(block, size, off))
@@ -151,6 +152,16 @@ def wrong(name: str, found: Disagreement, what: str, against: str, custom: str =
     )
 
 
+def refuse_random(call: Callable[[Tensor], Tensor], at: Tensor) -> None:
+    """Refuse a function that gives two results for one argument."""
+    first, again = call(at), call(at)
+    if float((first - again).abs().max()) > 1e3 * torch.finfo(at.dtype).eps * float(first.abs().max()):
+        raise InputError(
+            "the function gave two results for one argument: it is random, or keeps state; draw random numbers before, "
+            "or from a generator that it seeds itself"
+        )
+
+
 def in_float64_if_it_runs(check: Callable[[Tensor], None], at: Tensor) -> None:
     """Run a check at a point in float64; where the function does not run in float64, in its own dtype."""
     exact = at.to(torch.float64)
@@ -164,9 +175,17 @@ def in_float64_if_it_runs(check: Callable[[Tensor], None], at: Tensor) -> None:
 
 
 def _noise(function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor) -> float:
-    """Measure how much the function changes where its argument hardly does."""
-    here, beside = function(at), function(at + 32 * torch.finfo(at.dtype).eps * direction)
-    return _norm([one.double() - other.double() for one, other in zip(here, beside, strict=True)])
+    """Measure a function's own rounding: by how much it bends where its argument hardly moves.
+
+    At most a millionth of its size: what is coarser than float32 cannot be checked.
+    """
+    here, bends = function(at), [0.0]
+    for step in (1e-8, 1e-6, 1e-4) if at.dtype == torch.float64 else (1e-4,):
+        plus, minus = function(at + step * direction), function(at - step * direction)
+        three = zip(plus, here, minus, strict=True)
+        bends.append(_norm([p.double() - 2 * h.double() + m.double() for p, h, m in three]))
+    most = 1e-6 if at.dtype == torch.float64 else 1e-3
+    return min(max(bends), most * _norm(here))
 
 
 def _norm(blocks: Blocks) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jvp_ops._autodiff import WrittenOut, by_columns, gradients, pinned, pull_back
 from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
-from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs
+from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs, refuse_random
 from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
@@ -159,6 +159,7 @@ class FunctionLoss:
         """See once that the gradient is that of L, and a product with H its derivative; in float64 if L runs in it."""
 
         def check(at: Tensor) -> None:
+            refuse_random(self._value_of, at)
             leaf, slope = self._record(at)
             layout = self.parameters
             gradient = Function(self._gradient_of, at, layout, "the gradient")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jvp_ops._autodiff import WrittenOut, by_columns, pinned, pull_back, push_forward
 from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
-from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs
+from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs, refuse_random
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError
 from jvp_ops.maps._run import run
@@ -146,6 +146,7 @@ class FunctionMap:
 
     def _hold_against_differences(self, at: Tensor) -> None:
         """See once that J v is the derivative of f, and Jᵀ u that of u·f."""
+        refuse_random(self._image_of, at)
         leaf, image, push = self._record(at)
         check_product(
             Function(self._image_of, at, self.parameters, "the function"), lambda v: push([v])[0], "the product Df v"

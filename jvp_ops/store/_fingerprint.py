@@ -25,7 +25,9 @@ def sha256_of(*tensors: Tensor) -> str:
 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """Give a tensor's values as bytes, of whatever dtype it is."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = flat.as_strided(flat.shape, (1,))  # one number may be called contiguous whatever its stride
+    return flat.view(torch.uint8).numpy().data
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

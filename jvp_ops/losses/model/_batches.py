@@ -1,8 +1,8 @@
 """Samples for a model: tensors in memory, or a data loader that must give the same batches on every pass."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jvp_ops._checks import check_finite
 from jvp_ops.errors import DataError, InputError
-from jvp_ops.losses.model._items import REMEDY, is_one_batch
+from jvp_ops.losses.model._items import LABELS, REMEDY, is_one_batch
 from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_together
 from jvp_ops.store import raw_bytes, sha256_of
 
@@ -26,11 +26,19 @@ class Batch:
 
     inputs: Any
     targets: Any
+    whole: bool = False  # its samples are coupled: it counts as one, and nothing is taken out of it
 
     @property
     def samples(self) -> int:
         """How many samples: the common first dimension of all tensors."""
-        return len(self.tensors[0])
+        return 1 if self.whole else len(self.tensors[0])
+
+    @property
+    def counted(self) -> Any:
+        """What a normalizer is given: the targets, or where the model is given all, its labels, or all."""
+        if self.targets is not None:
+            return self.targets
+        return self.inputs.get(LABELS, self.inputs) if isinstance(self.inputs, Mapping) else self.inputs
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -39,11 +47,11 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Take some samples, as views."""
-        return self._each(lambda t: t[start:stop])
+        return self if self.whole else self._each(lambda t: t[start:stop])
 
     def take(self, index: Tensor) -> "Batch":
         """Take some samples by their numbers, as copies."""
-        return self._each(lambda t: t[index.to(t.device)])
+        return self if self.whole else self._each(lambda t: t[index.to(t.device)])
 
     def pieces(self, samples: int) -> Iterator["Batch"]:
         """Divide it into batches of at most `samples`."""
@@ -63,7 +71,8 @@ class Batch:
         return self._each(move)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(map_tensors(self.inputs, function, strict=True), map_tensors(self.targets, function, strict=True))
+        parts = (map_tensors(part, function, strict=True) for part in (self.inputs, self.targets))
+        return Batch(next(parts), next(parts), self.whole)
 
 
 class Batches:
@@ -78,6 +87,8 @@ class Batches:
         Divides what stands for a batch into (inputs, targets).
     device, dtype
         Where batches go, and what their floating tensors become.
+    coupled : bool
+        The data are one batch, which stays whole.
 
     Raises
     ------
@@ -87,8 +98,11 @@ class Batches:
         A loader that gives other data on a later pass (it shuffles, or transforms at random).
     """
 
-    def __init__(self, data: Any, unpack: Unpack, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, data: Any, unpack: Unpack, device: torch.device, dtype: torch.dtype, *, coupled: bool = False
+    ) -> None:
         self._data, self._unpack, self._device, self._dtype = data, unpack, device, dtype
+        self._coupled = coupled
         self._in_memory = is_one_batch(data)
         self.sizes: list[int] = []
         self._checksums: list[int] = []
@@ -100,12 +114,17 @@ class Batches:
             if iter(data) is data:
                 raise InputError("data is an iterator that can be read only once: pass tensors, a list or a DataLoader")
         for number, batch in enumerate(self._raw()):
-            _check_batch(batch, number, device, dtype)
+            _check_batch(batch, number, device, dtype, coupled=coupled)
             self.sizes.append(batch.samples)
             self._checksums.append(_checksum(batch))
         self.samples = sum(self.sizes)
         if self.samples == 0:
             raise InputError("data holds no samples: at least one is needed")
+        if coupled and len(self.sizes) > 1:
+            raise InputError(
+                "coupled=True needs the data as one batch, since samples of different batches never meet; there are "
+                f"{len(self.sizes)}: pass (inputs, targets) tensors, or make the batches one"
+            )
         self._versions = _versions(next(self._raw())) if self._in_memory else []
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batches":
@@ -125,7 +144,8 @@ class Batches:
             )
         self.check_unchanged()
         taken = next(self._raw()).take(index)
-        return Batches((taken.inputs, taken.targets), _as_given, self._device, self._dtype)
+        pair = (taken.inputs, taken.targets)
+        return Batches(pair, _as_given, self._device, self._dtype, coupled=self._coupled)
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through all batches, and refuse data that are not those of the first pass."""
@@ -134,7 +154,7 @@ class Batches:
         for number, batch in enumerate(self._raw()):
             if not self._in_memory and (number >= len(self.sizes) or _checksum(batch) != self._checksums[number]):
                 raise DataError(self._changed(f"batch {number} differs from the first pass"))
-            yield batch.to(self._device, self._dtype)
+            yield replace(batch.to(self._device, self._dtype), whole=self._coupled)
         if number + 1 != len(self.sizes):
             raise DataError(self._changed(f"it gave {number + 1} batches, {len(self.sizes)} on the first pass"))
 
@@ -167,7 +187,7 @@ class Batches:
         )
 
 
-def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.dtype) -> None:
+def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.dtype, *, coupled: bool) -> None:
     tensors = batch.tensors
     if not tensors or any(tensor.ndim == 0 for tensor in tensors):
         raise InputError(f"batch {number} holds no tensors with a dimension of samples")
@@ -176,7 +196,7 @@ def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.d
             f"batch {number} holds a sparse or quantized tensor, whose rows cannot be taken: .to_dense() it"
         )
     lengths = sorted({len(tensor) for tensor in tensors})
-    if len(lengths) > 1:
+    if len(lengths) > 1 and not coupled:
         raise InputError(f"batch {number} holds tensors of different lengths {lengths}: one row a sample is needed")
     for tensor, moved in zip(tensors, batch.to(device, dtype).tensors, strict=True):
         if tensor.is_floating_point():

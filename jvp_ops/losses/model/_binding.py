@@ -45,6 +45,8 @@ class Binding:
         self.keeps_state = False
         self._dicts = [_copied(vars(module)) for module in self.modules]
         self._theta = {id(tensor) for tensor in self.named.values()}
+        self._called = captured.names
+        self._met_as = {number: f"the tensor {name!r}" for number, (_, name) in captured.tensors.items()}
         self._originals = _originals(captured)  # which also keeps them, and so their numbers, alive
         with torch.inference_mode(False), torch.no_grad():
             self._source = {number: tensor.detach().clone() for number, tensor in self._originals.items()}
@@ -150,13 +152,37 @@ class Binding:
             self.keeps_state |= number in self._written and tensor._version > 0
         self._cast = self._in_own_dtype()  # as they came, if the pass has written into them
 
-    def stray(self, leaf: Tensor) -> str | None:
-        """Name a tensor that records gradients but is not in θ: a parameter, or what the loss function closes over."""
-        for module in self.modules:
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter is leaf:
-                    return f"the parameter {name!r} of a {type(module).__name__}"
-        return "a parameter" if isinstance(leaf, nn.Parameter) or id(leaf) in self._originals else None
+    def strangers(self, chosen: Sequence[Tensor]) -> tuple[Substitutes, dict[int, str]]:
+        """Let tensors that require gradients but cannot be in θ do so, so that a graph shows whether they are read.
+
+        Parameters
+        ----------
+        chosen : sequence of Tensor
+            What could be in θ, and is a constant if it is not.
+
+        Returns
+        -------
+        substitutes
+            For the tensors that the loss function or a plain attribute holds.
+        names
+            Of what stands in for them, and of the originals.
+        """
+        known, found, names = {id(tensor) for tensor in chosen}, dict[int, Tensor](), dict[int, str]()
+        called = {
+            id(
+                parameter
+            ): f"the parameter {name!r} of {self._called.get(id(module), 'the model')} ({type(module).__name__})"
+            for module in self.modules
+            for name, parameter in module.named_parameters(recurse=False)
+        }
+        for number, tensor in self._originals.items():
+            if tensor.requires_grad:
+                name = called.get(number, self._met_as.get(number, "a tensor"))
+                names[number] = name
+                if number not in known:
+                    found[number] = self._cast[number].clone().requires_grad_()
+                    names[id(found[number])] = name
+        return found, names
 
     def _in_own_dtype(self) -> Substitutes:
         with torch.inference_mode(False), torch.no_grad():
@@ -175,9 +201,9 @@ def _originals(captured: Captured) -> dict[int, Tensor]:
             if tensor is not None:
                 found[id(tensor)] = tensor
     for number, (tensor, _) in captured.tensors.items():
-        if tensor.is_leaf and not tensor.is_sparse and (tensor.is_floating_point() or tensor.is_complex()):
+        if tensor.is_leaf and tensor.layout == torch.strided and (tensor.is_floating_point() or tensor.is_complex()):
             found.setdefault(number, tensor)
-    return found
+    return {number: tensor for number, tensor in found.items() if not tensor.is_meta}
 
 
 def _padding_rows(modules: Sequence[nn.Module], theta: set[int]) -> dict[int, int]:

@@ -19,6 +19,7 @@ class Captured:
 
     modules: list[nn.Module] = field(default_factory=list)
     tensors: dict[int, tuple[Tensor, str]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # of the modules
     _seen: set[int] = field(default_factory=set)
     _held: list[Any] = field(default_factory=list)  # so that no number in `_seen` is given out twice
 
@@ -41,6 +42,7 @@ class Captured:
             if any(part is known for known in self.modules):
                 continue
             self.modules.append(part)
+            self.names[id(part)] = ".".join(filter(None, (name, path)))
             self._seen.add(id(part))
             for key, value in vars(part).items():
                 if key not in OWN_KEYS:  # plain attributes: constants, lists of modules that are not registered

@@ -49,7 +49,7 @@ class Objective:
         """Weigh a batch: by its samples, or as the normalizer says."""
         if self.normalizer is None:
             return float(batch.samples)
-        found = self.normalizer(batch.inputs if batch.targets is None else batch.targets)
+        found = self.normalizer(batch.counted)
         if isinstance(found, Tensor) and found.numel() == 1:
             found = found.item()
         if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= float(found) < float("inf"):

@@ -87,18 +87,18 @@ def _spans(tensors: Sequence[tuple[str, Tensor]], *, in_theta: bool) -> Iterator
 
 
 def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:
-    """Run the model on samples twice: see what it changes, and refuse what is random, not finite, or not in θ."""
+    """Run the model on samples: see what it changes, and refuse what is random, not finite, or not in θ."""
     leaves = binding.leaves(binding.initial())
-    substitutes = binding.substitutes(leaves)
+    foreign, names = binding.strangers([*objective.model.parameters(), *_parameters_of(objective.function)])
+    substitutes = binding.substitutes(leaves) | foreign
     with bound(objective, binding, substitutes) as at:
-        first = at.outputs(sample)
+        first, second = at.outputs(sample), at.outputs(sample)
         binding.see_changes(substitutes)
-        again = at.outputs(sample)
-        _refuse_random(first, again)
-        value = at.loss(again, sample)
-    strangers = _strangers(value, [*leaves, *sample.tensors])
-    for leaf in strangers:
-        if (name := binding.stray(leaf)) is not None:
+        _refuse_random(first, second, keeps_state=binding.keeps_state)
+        value = at.value(sample)
+    for leaf in _strangers(value, [*leaves, *sample.tensors]):
+        name = names.get(id(leaf), "a parameter" if isinstance(leaf, nn.Parameter) else None)
+        if name is not None:
             raise InputError(
                 f"the loss reads {name} of shape {tuple(leaf.shape)}, which requires gradients but is no part of θ: "
                 "call .requires_grad_(False) on it if it is a constant, or make it a parameter of the model; or it was "
@@ -107,12 +107,21 @@ def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> N
     _refuse_kept_values(objective, binding, leaves, value, sample)
 
 
-def _refuse_random(first: Any, again: Any) -> None:
+def _parameters_of(function: Any) -> list[Tensor]:
+    return list(function.parameters()) if isinstance(function, nn.Module) else []
+
+
+def _refuse_random(first: Any, again: Any, *, keeps_state: bool) -> None:
     for one, other in zip(all_tensors(first), all_tensors(again), strict=True):
-        if one.is_floating_point() and not bool(torch.isfinite(one).all()) and bool(torch.isnan(one).any()):
+        if one.is_floating_point() and bool(torch.isnan(one).any()):
             raise NonFiniteError(f"the model's outputs hold {int(torch.isnan(one).sum())} NaN of {one.numel()} entries")
         if not torch.equal(one, other):
-            raise InputError("the model gave two outputs for one input: it is random; call model.eval() first")
+            raise InputError(
+                "the model gave two outputs for one input: it changes what it keeps with each call, so that the loss "
+                "is no function of θ alone"
+                if keeps_state
+                else "the model gave two outputs for one input: it is random; call model.eval() first"
+            )
 
 
 def _strangers(value: Tensor, known: Sequence[Tensor]) -> list[Tensor]:

@@ -154,7 +154,9 @@ class ModelLoss:
         self.max_memory = None if max_memory is None else parse_bytes(max_memory)
         self._regularizer, self._outputs, self._coupled = regularizer, outputs, bool(coupled)
         self._unchecked = second_derivatives == "unchecked"
-        self._batches = Batches(data, Unpacking(model, loss_function is None, unpack), self.device, self.dtype)
+        self._batches = Batches(
+            data, Unpacking(model, loss_function is None, unpack), self.device, self.dtype, coupled=self._coupled
+        )
         self._binding = Binding(captured, named, self.device, self.dtype)
         self._numbers = {name: id(parameter) for name, parameter in model.named_parameters()}
         self._known: dict[str, Any] = {}  # what is found out once: checks passed, parts of outputs; subsets share it
@@ -305,11 +307,6 @@ class ModelLoss:
 
     def _find_out(self, objective: Objective) -> None:
         """Try the model and the loss function: in float64 where they run in it, since that tells more."""
-        if self._coupled and len(self._batches.sizes) > 1:
-            raise InputError(
-                f"coupled=True needs the data as one batch, since samples of different batches never meet; there are "
-                f"{len(self._batches.sizes)}: pass (inputs, targets) tensors, or make the batches one"
-            )
         binding, batches = self._binding, self._batches
         sample = spread_samples(batches)
         look_at_one_pass(objective, binding, sample[0])
@@ -329,8 +326,7 @@ class ModelLoss:
             self._objective = find_totals(objective, binding, batches, self._known["scale"])
         few = min(max(self.samples // 16, CHECKED[0]), CHECKED[1])
         chosen = in_float64[: max(1, few // 4)]
-        share = self.samples if self._coupled else -(-few // len(chosen))
-        self._known["samples"] = [spread(batch, share) for batch in chosen]
+        self._known["samples"] = [spread(batch, -(-few // len(chosen))) for batch in chosen]
 
     @cached_property
     def _probe(self) -> Probe:
@@ -414,9 +410,7 @@ class ModelLoss:
     def _plan(self, build: Builder, leaves: Tensors) -> Plan:
         budget = resolve_budget(self.max_memory, self.device)
         alone, size = self._binding.keeps_state, self.parameters.size
-        plan = Plan(
-            build, self._batches, [*leaves, *self._binding.held], size, budget, whole=self._coupled, alone=alone
-        )
+        plan = Plan(build, self._batches, [*leaves, *self._binding.held], size, budget, alone=alone)
         for batch in self._batches:  # measured while the modules hold θ
             plan.chunk(batch)
         return plan

@@ -48,12 +48,19 @@ def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Bat
     InputError
         It is neither a mean nor a sum, or zero wherever it was tried.
     """
+    refused: InputError | None = None
     for scale in SCALES:
+        if scale == 0.0 and refused is not None:
+            raise refused
         substitutes = binding.substitutes(binding.perturbed(scale))
         with bound(objective, binding, substitutes) as at:
             trials = [trial for sample in samples if (trial := _try(at, sample)) is not None]
         if all(trial.is_finite for trial in trials):
-            kinds = {kind for trial in trials if (kind := trial.is_mean()) is not None}
+            try:
+                kinds = {kind for trial in trials if (kind := trial.is_mean()) is not None}
+            except InputError as error:  # far from its own values a model may be chaotic: look closer
+                refused = error
+                continue
             if len(kinds) > 1:
                 raise InputError("the loss is a mean over some batches and a sum over others: make it one")
             if kinds:
@@ -209,7 +216,8 @@ class _Trial:
         return InputError(
             f"the loss of {self.samples} samples is {self.whole:.6g}, neither the mean ({self.mean:.6g}) nor the sum "
             f"({self.sum:.6g}) of its parts: a mean or sum over samples is needed. normalizer=lambda targets: ... says "
-            "what a weighted mean divides by; reduction='sum' needs none; coupled=True says that the samples of the "
+            "what a weighted mean divides by; reduction='sum' needs none; "
+            "a penalty on the parameters goes into regularizer=; coupled=True says that the samples of the "
             "one batch that the data are belong together (batch statistics, contrastive losses)"
         )
 

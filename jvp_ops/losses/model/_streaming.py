@@ -31,8 +31,6 @@ class Plan:
         Of θ.
     budget : int
         Bytes in all: first for what the threads work on, the rest for graphs to keep.
-    whole : bool
-        Batches are not divided: their samples are coupled.
     alone : bool
         One chunk at a time: the modules keep state while they run.
 
@@ -50,14 +48,12 @@ class Plan:
         size: int,
         budget: int,
         *,
-        whole: bool = False,
         alone: bool = False,
     ) -> None:
         self._build, self._known, self.budget = build, known, budget
         self._largest_batch = max(batches.sizes)
         self._device = known[0].device
-        self._whole = whole
-        self.workers = 1 if whole or alone else worker_count(self._device)
+        self.workers = 1 if alone else worker_count(self._device)
         self._vectors = 2 * self.workers * size * known[0].element_size()
         self._costs: dict[Any, tuple[int, int]] = {}
 
@@ -70,9 +66,6 @@ class Plan:
         """Say how many samples of this shape make a chunk."""
         fixed, per_sample = self._cost(batch)
         remedy = "raise max_memory, or use a smaller model"
-        if self._whole:
-            require(self._work(self.bytes_of(batch)), self.budget, "the graph of a batch of coupled samples", remedy)
-            return batch.samples
         require(self._work(fixed + per_sample), self.budget, "the graph of one sample in each thread", remedy)
         target = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
         fits = (self.budget // 2 - self._vectors) // (2 * self.workers)
