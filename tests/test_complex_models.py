@@ -57,7 +57,7 @@ class ComplexLayer(nn.Module):
 
     def forward(self, x):
         z = self.layer(torch.complex(x[:, :4], x[:, 4:]))
-        return self.head(z.real * z.imag + z.abs())
+        return self.head(z.real * z.imag + (z * z.conj()).real)
 
 
 class Mixed(nn.Module):

@@ -89,7 +89,7 @@ def mean_square(outputs, targets):
     return ((outputs - targets) ** 2).mean()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.parametrize("split", [[20], [3, 11, 6]], ids=["one batch", "ragged batches"])
 @pytest.mark.parametrize("kind", SECOND, ids=lambda kind: kind.__name__)
 def test_a_network_that_differentiates_itself_has_the_derivatives_of_the_formula(kind, split):
