@@ -51,6 +51,8 @@ def same(actual, expected, dtype):
 def test_the_dtype_is_the_one_that_is_computed_in(pair, dtype):
     A, _ = pair
     assert isinstance(A, sla.LinearOperator)
+    assert A.args == A.H.args == ()
+    assert (A + A).args == (A, A)
     expected = np.dtype(str(dtype).removeprefix("torch."))
     assert A.dtype == expected
     assert A.H.dtype == A.T.dtype == expected
@@ -193,6 +195,13 @@ def test_the_public_products_take_batches(pair, batch):
         same(A @ X, M @ X, A.dtype)
         same(A.rmatmat(Y), M.T @ Y, A.dtype)
         same(A.H @ Y, M.T @ Y, A.dtype)
+
+
+@pytest.mark.skipif(SCIPY < (1, 18), reason="scipy says what to do from 1.18 on")
+def test_a_sparse_right_hand_side_is_refused_with_scipy_s_advice(pair):
+    A, _ = pair
+    with pytest.raises(TypeError, match="Try wrapping the matrix with `aslinearoperator` first"):
+        A @ scipy.sparse.eye_array(A.shape[1])
 
 
 def test_wrong_shapes_are_refused(pair):

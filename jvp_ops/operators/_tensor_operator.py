@@ -63,6 +63,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     tensor([2., 1.], dtype=torch.float64)
     """
 
+    args: tuple[LinearOperator, ...] = ()  # scipy's attribute: the operands of a sum or product, which this is not
+
     def __init__(self, linearization: Linearization) -> None:
         self.linearization = linearization
         self._products = [0]  # a list, so that a transpose counts with its original
