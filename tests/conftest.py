@@ -1,6 +1,8 @@
 import os
 
+import numpy
 import pytest
+import scipy
 import torch
 from hypothesis import settings
 
@@ -17,6 +19,10 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees n
 NO_MNIST = pytest.mark.skipif(
     not os.environ.get(DATA_VARIABLE), reason=f"{DATA_VARIABLE} does not name the folder of the MNIST files"
 )
+
+
+def pytest_report_header():
+    return ", ".join(f"{package.__name__} {package.__version__}" for package in (torch, numpy, scipy))
 
 
 def pytest_collection_modifyitems(items):
