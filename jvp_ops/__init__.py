@@ -33,6 +33,9 @@ from jvp_ops.errors import (
     JvpOpsError as JvpOpsError,
 )
 from jvp_ops.errors import (
+    JvpOpsWarning as JvpOpsWarning,
+)
+from jvp_ops.errors import (
     MemoryBudgetError as MemoryBudgetError,
 )
 from jvp_ops.errors import (

@@ -1,4 +1,4 @@
-"""Errors: one root, so that ``except JvpOpsError`` catches all that the project raises on purpose.
+"""Errors and warnings: one root each, so that ``except JvpOpsError`` catches all that the project raises on purpose.
 
 Every message says what was given, what was expected, and what to do.
 """
@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "InputError",
     "JvpOpsError",
+    "JvpOpsWarning",
     "MemoryBudgetError",
     "MissingExtraError",
     "NonFiniteError",
@@ -18,6 +19,10 @@ __all__ = [
 
 class JvpOpsError(Exception):
     """The root of every error that jvp_ops raises on purpose."""
+
+
+class JvpOpsWarning(RuntimeWarning):
+    """The root of every warning of jvp_ops, so that a filter can tell them from those of torch or numpy."""
 
 
 class InputError(JvpOpsError, ValueError):

@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 
@@ -7,10 +5,7 @@ from jvp_ops.data import load_mnist
 from jvp_ops.data._find import find_file
 from jvp_ops.data._registry import SOURCES
 
-pytestmark = [
-    pytest.mark.mnist,
-    pytest.mark.skipif(not os.environ.get("JVP_OPS_DATA"), reason="JVP_OPS_DATA does not name the MNIST files"),
-]
+pytestmark = pytest.mark.mnist
 
 
 @pytest.fixture(scope="module")

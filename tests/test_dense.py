@@ -1,7 +1,5 @@
 """Dense assembly: structured against products against automatic differentiation, selections, memory, symmetry."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -290,8 +288,6 @@ def test_both_ends_found_matrix_free_are_those_of_the_full_spectrum_with_the_exa
 @pytest.mark.slow
 def test_the_full_spectrum_of_a_reduced_reference_problem_is_what_is_found_matrix_free(monkeypatch):
     """All of MNIST, pooled to 7 × 7 pixels, with 20 hidden units: n = 1,210."""
-    if "JVP_OPS_DATA" not in os.environ:
-        pytest.skip("set JVP_OPS_DATA to the folder with MNIST")
     data = jo.load_mnist()
     inputs = data.images.reshape(60_000, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(60_000, 49) / 255
     loss = jo.TwoLayerLoss(inputs, data.labels, hidden=20, dtype="float64")

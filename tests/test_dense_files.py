@@ -123,7 +123,7 @@ def test_a_flipped_byte_in_a_finished_block_is_found_and_its_block_done_over(tmp
     content = bytearray(partial.read_bytes())
     content[128 + BLOCK + 77] ^= 1
     partial.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match="are damaged and are computed again"):
+    with pytest.warns(jo.JvpOpsWarning, match="are damaged and are computed again"):
         operator().dense(out=tmp_path / "Df.npy", resume=True)
     assert (tmp_path / "Df.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 

@@ -48,7 +48,8 @@ def interrupted_at(number, exception=KeyboardInterrupt):
 
 def test_the_same_seed_gives_the_same_result_bit_for_bit(whole):
     same(run(), whole)
-    assert not np.array_equal(run(rng=6).growth, whole.growth)
+    first, other = (run(transient=0, steps=1, rng=seed) for seed in (5, 6))  # later, both may come to the same bits
+    assert not np.array_equal(first.growth, other.growth)
 
 
 @pytest.mark.parametrize("stop", [1, 40, 151, 298])

@@ -183,7 +183,7 @@ def test_clipping_at_its_threshold_warns_and_takes_the_unclipped_side():
     loss = jo.FunctionLoss(lambda x: 2 * x.sum() ** 2 / 2, size=1, dtype="float64")
     theta = torch.ones(1, dtype=torch.float64)
     f = jo.GradientDescent(loss, 0.25, clip=2 + 1e-6)
-    with pytest.warns(RuntimeWarning, match="exactly at the clipping threshold"):
+    with pytest.warns(jo.JvpOpsWarning, match="exactly at the clipping threshold"):
         A = f.jacobian(theta)
     assert A.symmetric
     assert A.dense().item() == 0.5

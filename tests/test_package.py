@@ -46,6 +46,7 @@ NAMES = {
     "InputError",
     "JacobianOperator",
     "JvpOpsError",
+    "JvpOpsWarning",
     "LyapunovSpectrum",
     "MemoryBudgetError",
     "MinibatchSGD",

@@ -8,7 +8,8 @@ from cases import MODULES, numbers
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-curvlinops = pytest.importorskip("curvlinops")
+PEER = "{}, which is compared, is not installed: pip install 'jvp-ops[bench]'"
+curvlinops = pytest.importorskip("curvlinops", reason=PEER.format("curvlinops"))
 
 SAME = 1e-10
 
@@ -52,7 +53,7 @@ def test_products_are_those_of_curvlinops(name, kind):
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions with batch-norm"])
 def test_products_are_those_of_hessian_eigenthings(name):
-    eigenthings = pytest.importorskip("hessian_eigenthings")
+    eigenthings = pytest.importorskip("hessian_eigenthings", reason=PEER.format("hessian_eigenthings"))
     module = MODULES[name]
 
     def total(model, batch):

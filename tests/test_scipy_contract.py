@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy
 import scipy.sparse.linalg as sla
 import torch
 from cases import CASES, MODULES, TWO_LAYER, numbers
@@ -24,6 +25,7 @@ PICKED = [
     "view: function",
 ]
 CPU = torch.device("cpu")
+SCIPY = tuple(map(int, scipy.__version__.split(".")[:2]))
 
 
 @pytest.fixture(params=PICKED)
@@ -42,13 +44,15 @@ def same(actual, expected, dtype):
     """Hold values to a dtype's rounding and the result's dtype to that dtype."""
     assert actual.dtype == dtype
     np.testing.assert_allclose(
-        actual, expected, rtol=0, atol=200 * np.finfo(dtype).eps * max(1, np.abs(expected).max())
+        actual, expected, rtol=0, atol=200 * np.finfo(dtype).eps * max(1, np.abs(expected).max(initial=0))
     )
 
 
 def test_the_dtype_is_the_one_that_is_computed_in(pair, dtype):
     A, _ = pair
     assert isinstance(A, sla.LinearOperator)
+    assert A.args == A.H.args == ()
+    assert (A + A).args == (A, A)
     expected = np.dtype(str(dtype).removeprefix("torch."))
     assert A.dtype == expected
     assert A.H.dtype == A.T.dtype == expected
@@ -155,7 +159,49 @@ def test_batches_of_vectors_are_taken_along_the_last_axis_as_scipy_1_18_hands_th
 def test_no_directions_give_no_images(pair):
     A, _ = pair
     assert (A @ np.ones((A.shape[1], 0))).shape == (A.shape[0], 0)
+    assert A.rmatmat(np.ones((A.shape[0], 0))).shape == (A.shape[1], 0)
     assert A.apply_adjoint(torch.ones(A.shape[0], 0, dtype=A.torch_dtype)).shape == (A.shape[1], 0)
+
+
+@pytest.mark.parametrize("batch", [(0,), (0, 1), (1, 0), (3, 0), (0, 3, 2)], ids=str)
+def test_an_empty_batch_gives_an_empty_batch(pair, batch):
+    A, _ = pair
+    m, n = A.shape
+    for image, shape in (
+        (A._matvec(np.ones((*batch, n))), (*batch, m)),
+        (A._rmatvec(np.ones((*batch, m))), (*batch, n)),
+        (A._matmat(np.ones((*batch, n, 2))), (*batch, m, 2)),
+        (A._rmatmat(np.ones((*batch, m, 2))), (*batch, n, 2)),
+        (A._matmat(np.ones((*batch, n, 0))), (*batch, m, 0)),
+        (A._matvec(np.ones((*batch, n), dtype=complex)).real, (*batch, m)),
+    ):
+        assert (image.shape, image.dtype) == (shape, A.dtype)
+    for adjoint in (A.H, A.T):
+        assert adjoint._matvec(np.ones((*batch, m))).shape == (*batch, n)
+        assert adjoint._matmat(np.ones((*batch, m, 2))).shape == (*batch, n, 2)
+
+
+@pytest.mark.skipif(SCIPY < (1, 18), reason="scipy takes batches from 1.18 on")
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3), (0,), (0, 1), (3, 0)], ids=str)
+def test_the_public_products_take_batches(pair, batch):
+    A, M = pair
+    m, n = A.shape
+    same(A.matvec(random(1, *batch, n)), random(1, *batch, n) @ M.T, A.dtype)
+    same(A.rmatvec(random(2, *batch, m)), random(2, *batch, m) @ M, A.dtype)
+    same((2 * A + A).matvec(random(1, *batch, n)), random(1, *batch, n) @ (3 * M.T), A.dtype)
+    for k in (0, 1, 2):
+        X, Y = random(3, *batch, n, k), random(4, *batch, m, k)
+        same(A.matmat(X), M @ X, A.dtype)
+        same(A @ X, M @ X, A.dtype)
+        same(A.rmatmat(Y), M.T @ Y, A.dtype)
+        same(A.H @ Y, M.T @ Y, A.dtype)
+
+
+@pytest.mark.skipif(SCIPY < (1, 18), reason="scipy says what to do from 1.18 on")
+def test_a_sparse_right_hand_side_is_refused_with_scipy_s_advice(pair):
+    A, _ = pair
+    with pytest.raises(TypeError, match="Try wrapping the matrix with `aslinearoperator` first"):
+        A @ scipy.sparse.eye_array(A.shape[1])
 
 
 def test_wrong_shapes_are_refused(pair):

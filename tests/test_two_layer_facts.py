@@ -1,7 +1,5 @@
 """Exact facts about the two-layer network's Hessian that hold at every θ."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -118,7 +116,6 @@ def test_permuting_hidden_units_permutes_the_hessian():
 
 @pytest.mark.mnist
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("JVP_OPS_DATA"), reason="JVP_OPS_DATA does not name the MNIST files")
 def test_3401_directions_of_the_mnist_network_are_in_the_null_space(device):
     data = jo.load_mnist()
     inputs = data.inputs

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jvp_ops._checks import finite_number
-from jvp_ops.errors import InputError
+from jvp_ops.errors import InputError, JvpOpsWarning
 
 ADDED = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
 
@@ -59,7 +59,7 @@ def clipping_at(g: Tensor, most: float | None) -> Clipping | None:
         warnings.warn(
             f"the gradient's norm {float(norm):.6g} is exactly at the clipping threshold {most:g}, where the step has "
             "a kink: the derivative is that of the unclipped side",
-            RuntimeWarning,
+            JvpOpsWarning,
             stacklevel=3,
         )
     if scale >= 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
@@ -61,6 +62,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     >>> A.apply(torch.tensor([0.0, 1.0], dtype=torch.float64))
     tensor([2., 1.], dtype=torch.float64)
     """
+
+    args: tuple[LinearOperator, ...] = ()  # scipy's attribute: the operands of a sum or product, which this is not
 
     def __init__(self, linearization: Linearization) -> None:
         self.linearization = linearization
@@ -274,19 +277,21 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         return self._product(product, values, size).cpu().numpy()
 
     def _along_last_axis(self, product: Product, x: Any, size: int) -> Any:
-        """Serve scipy ≤ 1.17, which hands (n,) or (n, 1), and ≥ 1.18, which hands (..., n)."""
+        """Serve scipy ≤ 1.17, which hands (n,) or (n, 1), and ≥ 1.18, which hands (..., n), any of them 0."""
         x = np.asarray(x)
         if x.ndim == 1 or x.shape == (size, 1):
             return self._numpy(product, x, size)
-        return self._numpy(product, x.reshape(-1, size).T, size).T.reshape(*x.shape[:-1], -1)
+        batch = x.shape[:-1]
+        image = self._numpy(product, x.reshape(prod(batch), size).T, size)
+        return image.T.reshape(*batch, len(image))
 
     def _along_rows(self, product: Product, X: Any, size: int) -> Any:
         X = np.asarray(X)
         if X.ndim == 2:
             return self._numpy(product, X, size)
         stacked = np.moveaxis(X, -2, 0)
-        result = self._numpy(product, stacked.reshape(size, -1), size)
-        return np.moveaxis(result.reshape(-1, *stacked.shape[1:]), 0, -2)
+        image = self._numpy(product, stacked.reshape(size, prod(stacked.shape[1:])), size)
+        return np.moveaxis(image.reshape(len(image), *stacked.shape[1:]), 0, -2)
 
     def _matvec(self, x: Any) -> Any:
         return self._along_last_axis(self.linearization.apply, x, self.shape[1])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jvp_ops._memory import format_bytes
-from jvp_ops.errors import DataError, InputError, MemoryBudgetError
+from jvp_ops.errors import DataError, InputError, JvpOpsWarning, MemoryBudgetError
 
 try:
     import fcntl
@@ -233,7 +233,7 @@ class MatrixFile:
             content = self._handle.read((stop - start) * self.shape[1] * self.dtype.itemsize)
             if hashlib.sha256(content).hexdigest() != self._checksums[number]:
                 message = f"rows {start} to {stop} of {self.partial} are damaged and are computed again"
-                warnings.warn(message, RuntimeWarning, stacklevel=5)
+                warnings.warn(message, JvpOpsWarning, stacklevel=5)
                 self._checksums[number] = None
 
     def _write_manifest(self) -> None:
