@@ -48,13 +48,27 @@ def class_weights_with_a_normalizer():
 
 
 @entry(
-    REFUSED,
-    fault="coupled samples",
+    RIGHT,
     hard="the same inside a function of one's own, and nothing says so",
     source="pytorch/pytorch: CrossEntropyLoss mishandles weights",
 )
 def class_weights_that_nothing_tells():
     return simple(weighted, LABELS, forms=RAGGED)
+
+
+def weighted_by_hand(outputs, targets):
+    each = functional.cross_entropy(outputs, targets, reduction="none") * WEIGHTS[targets]
+    return each.sum() / WEIGHTS[targets].sum()
+
+
+@entry(
+    REFUSED,
+    fault="coupled samples",
+    hard="the same written out, so that nothing can tell",
+    source="pytorch/pytorch: CrossEntropyLoss mishandles weights",
+)
+def class_weights_by_hand_that_nothing_tells():
+    return simple(weighted_by_hand, LABELS, forms=RAGGED)
 
 
 @entry(

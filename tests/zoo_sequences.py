@@ -120,8 +120,7 @@ def causal_decoder_with_padded_targets():
 
 
 @entry(
-    REFUSED,
-    fault="coupled samples",
+    RIGHT,
     hard="the same mean over tokens by a function of the user's own: batches of unequal weight, nothing says so",
     source="huggingface/transformers: Sum loss instead of mean loss should be used if gradient accumulation ...",
 )
@@ -129,7 +128,7 @@ def padded_targets_by_a_lambda():
     def loss_function(outputs, targets):
         return functional.cross_entropy(outputs, targets, ignore_index=0)
 
-    return Case(seeded(lambda: Decoder(False)), loss_function, (TOKENS, PADDED), supervised, forms=("ragged batches",))
+    return Case(seeded(lambda: Decoder(False)), loss_function, (TOKENS, PADDED), supervised, forms=ALL)
 
 
 class Rotary(nn.Module):

@@ -216,14 +216,34 @@ class Wandering(Folded):
         return out
 
 
+def refolded(model, loss_function, batch):
+    model.kept = None
+    return supervised(model, loss_function, batch)
+
+
 @entry(
-    REFUSED,
-    fault="stale",
-    hard="a product of weights kept from the first call in eval mode: later parameters change nothing",
+    RIGHT,
+    hard="a product of weights kept from the first call in eval mode, handed over before it: it must follow θ",
     source="practice (folded weights; zero-shot heads)",
 )
 def weights_folded_at_the_first_call():
-    return Case(seeded(Wandering).eval(), nn.MSELoss(), (X, Y), supervised)
+    return Case(seeded(Wandering).eval(), nn.MSELoss(), (X, Y), refolded)
+
+
+def folded_before():
+    model = seeded(Wandering).eval()
+    model(X)
+    return model
+
+
+@entry(
+    REFUSED,
+    fault="stale",
+    hard="the same, handed over after its first call: parameters change nothing",
+    source="practice (folded weights; zero-shot heads)",
+)
+def weights_folded_before():
+    return Case(folded_before(), nn.MSELoss(), (X, Y), supervised)
 
 
 @entry(RIGHT, hard="the same model in training mode keeps nothing", source="practice (folded weights)")

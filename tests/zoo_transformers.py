@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from torch.nn import functional
-from zoo_entry import REFUSED, RIGHT, Case, classes, entry, labelled, own_loss, seeded
+from zoo_entry import RIGHT, Case, classes, entry, labelled, own_loss, seeded
 
 LENGTHS = torch.tensor([6, 3, 5, 2, 6, 4, 6])
 TOKENS = classes(3, 11, 7, 6) + 1
@@ -74,8 +74,7 @@ def gpt2_on_padded_batches():
 
 
 @entry(
-    REFUSED,
-    fault="coupled samples",
+    RIGHT,
     hard="the same, and nobody says what the model divides by",
     source="huggingface/transformers: Fix Gradient Accumulation issue",
 )

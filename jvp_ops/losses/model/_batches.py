@@ -221,6 +221,8 @@ def _as_given(pair: Any) -> tuple[Any, Any]:
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
     """Put batches one behind another; their tensors must agree in all but the number of samples."""
+    if len(batches) == 1:
+        return batches[0]
     return Batch(
         *(put_together([getattr(batch, part) for batch in batches], torch.cat) for part in ("inputs", "targets"))
     )

@@ -67,7 +67,11 @@ class Evaluation:
         self.objective, self._binding, self.substitutes = objective, binding, substitutes
 
     def outputs(self, batch: Batch, means: Means | None = None) -> Any:
-        """Run the model: mappings as keywords, tuples as positional arguments."""
+        """Run the model: mappings as keywords, tuples as positional arguments.
+
+        Means that it takes are those of the loss only where it computes the loss itself.
+        """
+        means = means if self.objective.function is None else None
         if self._binding.keeps_state:
             self._binding.install(self.substitutes)
         with _Pass(self.substitutes, means):

@@ -1,7 +1,7 @@
 """Whether a loss is a mean or a sum over samples, and what it divides by, found out by trying; else it is refused."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -151,15 +151,24 @@ def _compare(at: Evaluation, pieces: list[Batch], outputs: list[object]) -> None
     whole = at.loss(put_together(outputs, torch.cat), joined, means)
     if not bool(torch.isfinite(whole)) or 0.0 in means.weights:
         return
-    parts = at.with_totals(_totals(means))
-    values = [parts.loss(out, piece, parts.means(piece)) for out, piece in zip(outputs, pieces, strict=True)]
+    values = _in_shares(at, lambda there, n, m: there.loss(outputs[n], pieces[n], m), pieces, means)
     trial = _Trial.of(at.objective, whole, whole, joined, values, pieces)
     if trial.is_off(trial.whole, trial.mean if at.objective.is_mean else trial.sum):
         raise trial.neither()
 
 
-def _totals(means: Means) -> Totals | None:
-    return Totals(means.samples, tuple(means.weights)) if means.weights else None
+def _in_shares(
+    at: Evaluation, value: Callable[[Evaluation, int, Means | None], Tensor], parts: Sequence[Batch], whole: Means
+) -> list[Tensor]:
+    """Evaluate parts; where torch's means weigh their samples unequally, as shares of the mean over the whole."""
+    met = [Means(part.samples) for part in parts]
+    values = [value(at, number, means) for number, means in enumerate(met)]
+    shares = {tuple(weight / means.samples for weight in means.weights) for means in (whole, *met)}
+    like = all(len(means.weights) == len(whole.weights) for means in met)
+    if at.objective.normalizer is not None or len(shares) == 1 or not like:
+        return values
+    there = at.with_totals(Totals(whole.samples, tuple(whole.weights)))
+    return [value(there, number, there.means(part)) for number, part in enumerate(parts)]
 
 
 def _mixed(samples: list[Batch]) -> list[Batch]:
@@ -235,6 +244,5 @@ def _try(at: Evaluation, batch: Batch) -> _Trial | None:
     if 0.0 in means.weights:
         return None
     twice = at.value(batch.take(torch.cat([everything, everything])))
-    of_parts = at.with_totals(None if at.objective.normalizer else _totals(means))
-    values = [of_parts.value(part, of_parts.means(part)) for part in parts]
+    values = _in_shares(at, lambda there, n, m: there.value(parts[n], m), parts, means)
     return _Trial.of(at.objective, whole, twice, batch, values, parts)
