@@ -10,9 +10,17 @@ GOLDEN = math.log((3 + math.sqrt(5)) / 2)
 DOUBLE = torch.float64
 
 
+class Held:
+    """An object that no fingerprint looks into: what it holds is seen by probes alone."""
+
+    def __init__(self, value):
+        self.value = value
+
+
 def henon(a=1.4, b=0.3):
+    a, b = Held(a), Held(b)
     return jo.FunctionMap(
-        lambda s: torch.stack([1 - a * s[0] ** 2 + s[1], b * s[0]]), size=2, dtype="float64"
+        lambda s: torch.stack([1 - a.value * s[0] ** 2 + s[1], b.value * s[0]]), size=2, dtype="float64"
     ), torch.tensor([0.1, 0.1], dtype=DOUBLE)
 
 

@@ -12,6 +12,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+from systems import Held
 
 import jvp_ops as jo
 from jvp_ops.operators import _dense
@@ -198,17 +199,21 @@ def test_another_number_of_threads_is_not_resumed(tmp_path, monkeypatch):
         operator().dense(out=tmp_path / "Df.npy", resume=True)
 
 
-def test_a_function_that_closes_over_another_number_is_not_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_function_that_closes_over_another_number_is_not_resumed(tmp_path, monkeypatch, hidden):
     monkeypatch.setattr(_dense, "BLOCK_BYTES", 32)
 
     def scaled(c):
-        return jo.FunctionMap(lambda x: x * c, size=8).jacobian(torch.zeros(8))
+        held = Held(c)
+        return jo.FunctionMap((lambda x: x * held.value) if hidden else (lambda x: x * c), size=8).jacobian(
+            torch.zeros(8)
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(_dense.MatrixFile, "write", lambda *a: (_ for _ in ()).throw(StoppedError))
         with pytest.raises(StoppedError):
             scaled(1.0).dense(out=tmp_path / "J.npy")
-    with pytest.raises(jo.DataError, match="a product with it has changed"):
+    with pytest.raises(jo.DataError, match="a product with it has changed" if hidden else "another fingerprint"):
         scaled(2.0).dense(out=tmp_path / "J.npy", resume=True)
 
 

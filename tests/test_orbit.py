@@ -168,7 +168,7 @@ def test_an_orbit_on_disk_of_another_map_or_damaged_is_refused(tmp_path):
     with pytest.raises(jo.DataError, match="another orbit"):
         jo.Orbit(f, state + 1e-3, steps=9, folder=tmp_path)
     with pytest.raises(jo.DataError, match="its first step differs"):
-        jo.Orbit(henon(a=1.3)[0], state, steps=9, folder=tmp_path)  # a is closed over: no fingerprint sees it
+        jo.Orbit(henon(a=1.3)[0], state, steps=9, folder=tmp_path)  # a is held where no fingerprint sees it
     with pytest.raises(jo.DataError, match="its first step differs"):
         jo.Orbit(henon(a=1.40001)[0], state, steps=9, folder=tmp_path)
     content = (tmp_path / "states.npy").read_bytes()

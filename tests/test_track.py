@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from systems import linear
+from systems import Held, linear
 
 import jvp_ops as jo
 
@@ -183,15 +183,18 @@ def test_divergence_is_at_the_step_by_number_and_leaves_a_checkpoint(tmp_path):
         jo.track_eigenpairs(f, 1e160 * start, 100, **{**options, "checkpoint": None})
 
 
-def test_a_checkpoint_of_a_loss_that_closes_over_other_numbers_is_refused(tmp_path):
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_checkpoint_of_a_loss_that_closes_over_other_numbers_is_refused(tmp_path, hidden):
     def run(h, **options):
-        h = torch.tensor(h, dtype=torch.float64)
-        f = jo.GradientDescent(jo.FunctionLoss(lambda x: (h * x**2).sum() / 2, size=3, dtype="float64"), 0.1)
+        h = Held(torch.tensor(h, dtype=torch.float64)) if hidden else torch.tensor(h, dtype=torch.float64)
+        curvatures = (lambda: h.value) if hidden else (lambda: h)
+        loss = jo.FunctionLoss(lambda x: (curvatures() * x**2).sum() / 2, size=3, dtype="float64")
         start, file = torch.ones(3, dtype=torch.float64), tmp_path / "track.npz"
+        f = jo.GradientDescent(loss, 0.1)
         return jo.track_eigenpairs(f, start, 20, every=10, k=1, checkpoint=file, **options)
 
     run([1.0, 2.0, 3.0], callback=lambda step, values: np.bool_(True))
-    with pytest.raises(jo.DataError, match="no fingerprint sees"):
+    with pytest.raises(jo.DataError, match="no fingerprint sees" if hidden else "of another run"):
         run([1.0, 2.0, 3.001], resume=True)
     assert run([1.0, 2.0, 3.0], resume=True).complete
 

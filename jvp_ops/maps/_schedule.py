@@ -1,7 +1,6 @@
 """Learning rates that may depend on the number of the step."""
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import Any
@@ -35,15 +34,8 @@ def checked_step(step: object) -> int:
 
 
 def lr_identity(lr: LearningRate) -> Any:
-    """Name a learning rate: its number, or a schedule's code, the plain values it closes over, and its rates."""
-    if not callable(lr):
-        return lr
-    try:
-        seen = inspect.getclosurevars(lr)
-    except TypeError:  # not a Python function
-        seen = inspect.ClosureVars({}, {}, {}, set())
-    plain = {k: v for k, v in {**seen.globals, **seen.nonlocals}.items() if isinstance(v, bool | int | float | str)}
-    return [callable_identity(lr), plain, rates_identity(lr, _SAMPLED)]
+    """Name a learning rate: its number, or a schedule's code with what it holds, and its rates."""
+    return [callable_identity(lr), rates_identity(lr, _SAMPLED)] if callable(lr) else lr
 
 
 def rates_identity(lr: LearningRate, steps: Iterable[int]) -> str | None:

@@ -6,8 +6,8 @@ from jvp_ops.store._checkpoint import save_checkpoint as save_checkpoint
 from jvp_ops.store._fingerprint import callable_identity as callable_identity
 from jvp_ops.store._fingerprint import fingerprint as fingerprint
 from jvp_ops.store._fingerprint import module_identity as module_identity
-from jvp_ops.store._fingerprint import raw_bytes as raw_bytes
-from jvp_ops.store._fingerprint import sha256_of as sha256_of
+from jvp_ops.store._hash import raw_bytes as raw_bytes
+from jvp_ops.store._hash import sha256_of as sha256_of
 from jvp_ops.store._matrix_file import MatrixFile as MatrixFile
 from jvp_ops.store._matrix_file import check_output as check_output
 from jvp_ops.store._run import check_run_folder as check_run_folder

@@ -2,32 +2,17 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jvp_ops._version import __version__
-
-
-def sha256_of(*tensors: Tensor) -> str:
-    """Hash tensors' dtypes, shapes and values; the same wherever they live."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(raw_bytes(tensor))
-    return digest.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """Give a tensor's values as bytes, of whatever dtype it is."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    flat = flat.as_strided(flat.shape, (1,))  # one number may be called contiguous whatever its stride
-    return flat.view(torch.uint8).numpy().data
+from jvp_ops.store._atoms import bound_to, title
+from jvp_ops.store._code import module_of
+from jvp_ops.store._sight import Sight
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -41,45 +26,43 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 def callable_identity(function: Callable[..., Any]) -> str:
-    """Name a function and hash its compiled code, defaults and settings; values it closes over are not seen.
+    """Name a function and hash what it does: its code, and the values that it holds.
 
+    Seen are defaults, what it closes over, the attributes of callable objects, the arguments of a `partial`, the
+    globals that it names, and the functions that it calls, with theirs: numbers, text, containers, arrays, tensors,
+    modules with their parameters and buffers, classes, dataclasses. Of installed code, only the function itself is
+    looked at. What cannot be seen (files, arbitrary objects, a variable that the function itself changes) is named by
+    its type. A list or dict that the function fills as it runs makes it another function.
+
+    >>> def scaled(factor, held):
+    ...     return lambda x: (factor * x, held)
+    >>> callable_identity(scaled(2, None)) == callable_identity(scaled(3, None))
+    False
+    >>> callable_identity(scaled(2, object())).partition(" ")[2]
+    '(unseen: builtins.object)'
     >>> callable_identity(abs)
     'builtins.abs'
     """
-    if isinstance(function, partial):
-        bound = [repr(value) for value in (*function.args, *sorted(function.keywords.items()))]
-        return f"partial({callable_identity(function.func)}, {', '.join(bound)})"
-    if isinstance(function, nn.Module):
-        return module_identity(function)
-    code = getattr(function, "__code__", None)
-    name = getattr(function, "__qualname__", None)
-    if name is None:
-        return f"{type(function).__module__}.{_without_address(repr(function))}"
-    if code is None:
-        return f"{function.__module__}.{name}"
-    defaults = _without_address(repr((function.__defaults__, function.__kwdefaults__)))
-    return f"{function.__module__}.{name}:{_code_sha256(code)[:16]}:{hashlib.sha256(defaults.encode()).hexdigest()[:8]}"
+    if isinstance(function, BuiltinFunctionType) and bound_to(function) is None:
+        return title(function)
+    sight = Sight(_home(function))
+    name = f"partial({title(function.func)})" if isinstance(function, partial) else title(function)
+    return _identity(name, sight.see(function), sight)
 
 
 def module_identity(module: nn.Module) -> str:
-    """Hash a module's classes, code and plain settings; its parameters and buffers are hashed elsewhere."""
-    digest = hashlib.sha256()
-    for name, part in module.named_modules():
-        forward = getattr(type(part).forward, "__code__", None)
-        plain = {k: v for k, v in sorted(vars(part).items()) if isinstance(v, bool | int | float | str | tuple | None)}
-        digest.update(f"{name} {type(part).__module__}.{type(part).__qualname__} {plain}".encode())
-        digest.update((_code_sha256(forward) if forward is not None else "").encode())
-    tensors = [t for t in (*module.parameters(), *module.buffers()) if not t.requires_grad]
-    return f"{type(module).__qualname__}:{digest.hexdigest()[:16]}:{sha256_of(*tensors)[:8]}"
+    """Hash a module's classes, code, settings and constants, without the parameters that require gradients: θ."""
+    sight = Sight(type(module).__module__, (p for p in module.parameters() if p.requires_grad))
+    return _identity(type(module).__qualname__, sight.see(module), sight)
 
 
-def _without_address(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+def _identity(name: str, seen: str, sight: Sight) -> str:
+    unseen = f" (unseen: {', '.join(sorted(sight.unseen))})" if sight.unseen else ""
+    return f"{name}:{seen[:24]}{unseen}"
 
 
-def _code_sha256(code: CodeType) -> str:
-    digest = hashlib.sha256(code.co_code + repr((code.co_names, code.co_varnames)).encode())
-    for constant in code.co_consts:
-        nested = isinstance(constant, CodeType)  # whose own repr holds an address
-        digest.update((_code_sha256(constant) if nested else repr(constant)).encode())
-    return digest.hexdigest()
+def _home(function: Any) -> str:
+    """Name the module that a callable comes from."""
+    while isinstance(function, partial | MethodType):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return module_of(function) if isinstance(function, FunctionType) else type(function).__module__
