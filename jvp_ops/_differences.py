@@ -50,7 +50,7 @@ class Disagreement:
 
 
 def disagreement(
-    function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor, claimed: Blocks
+    function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor, claimed: Blocks, *, size: float = 0.0
 ) -> Disagreement | None:
     r"""Compare a derivative with (f(x + εv) − f(x − εv)) / 2ε, block by block against each block's own size.
 
@@ -62,6 +62,8 @@ def disagreement(
         x, and v in units of x: a step of 1 is as large as x itself.
     claimed : sequence of Tensor
         Df(x) v, in the same blocks.
+    size : float
+        Of what the function is a sum of, where its own value may be far smaller: rounding is relative to it.
 
     Returns
     -------
@@ -75,17 +77,17 @@ def disagreement(
             noise = _noise(function, at, direction)
         for step in ladder.steps if not attempt else ladder.coarse:
             plus, minus = function(at + step * direction), function(at - step * direction)
-            scale = max(_norm(plus), _norm(claimed))
+            scale = max(_norm(plus), _norm(claimed), size)
             rounding = (100 * torch.finfo(at.dtype).eps * scale if noise is None else 3 * noise) / step
             found = []
             for block in sorted(open_blocks):
                 difference = (plus[block].double() - minus[block].double()) / (2 * step)
                 given = claimed[block].double()
-                size, off = max(_norm([given]), _norm([difference])), _norm([difference - given])
-                if off <= (10 if attempt else 1) * ladder.tolerance * size + rounding:
+                own, off = max(_norm([given]), _norm([difference])), _norm([difference - given])
+                if off <= (10 if attempt else 1) * ladder.tolerance * own + rounding:
                     open_blocks.remove(block)
                 elif off == off:
-                    found.append(Disagreement(block, size, off))
+                    found.append(Disagreement(block, own, off))
             if not open_blocks:
                 return None
             worst = max(found, key=lambda one: one.off / max(one.size, 1e-300), default=worst)
@@ -113,6 +115,7 @@ class Function:
     at: Tensor
     layout: Parameters
     name: str
+    size: float = 0.0  # of what it is a sum of
 
 
 def check_product(function: Function, product: Callable[[Tensor], Tensor], what: str) -> None:
@@ -139,7 +142,7 @@ def check_slopes(function: Function, slope: Tensor, what: str, custom: str = "")
     for first in range(0, len(parts), per_group):
         chosen = range(first, min(first + per_group, len(parts)))
         v = torch.cat([part if number in chosen else torch.zeros_like(part) for number, part in enumerate(parts)])
-        found = disagreement(lambda x: [function.call(x)], function.at, v, [slope @ v])
+        found = disagreement(lambda x: [function.call(x)], function.at, v, [slope @ v], size=function.size)
         if found is not None:
             raise wrong(names[first], found, what, f"differences of {function.name}", custom)
 

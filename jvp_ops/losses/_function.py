@@ -8,7 +8,15 @@ from torch import Tensor
 
 from jvp_ops._autodiff import WrittenOut, by_columns, gradients, pinned, pull_back
 from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
-from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs, refuse_random
+from jvp_ops._differences import (
+    UNCHECKED,
+    Function,
+    check_product,
+    check_slopes,
+    direction_at,
+    in_float64_if_it_runs,
+    refuse_random,
+)
 from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
@@ -163,10 +171,12 @@ class FunctionLoss:
             leaf, slope = self._record(at)
             layout = self.parameters
             gradient = Function(self._gradient_of, at, layout, "the gradient")
+            v = direction_at(at, [entry.size for entry in layout])
+            bend = float(pull_back([slope], [leaf], [v])[0].norm() * v.norm())
             check_product(
                 gradient, lambda v: pull_back([slope], [leaf], [v])[0], "the product of the Hessian with a direction"
             )
-            check_slopes(Function(self._value_of, at, layout, "the value"), slope.detach(), "the gradient")
+            check_slopes(Function(self._value_of, at, layout, "the value", bend), slope.detach(), "the gradient")
 
         in_float64_if_it_runs(check, frozen)
         self._checked_once = True

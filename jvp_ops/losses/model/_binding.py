@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jvp_ops._autodiff import pinned
+from jvp_ops._autodiff import pinned, recording
 from jvp_ops.losses.model._captured import OWN_KEYS, Captured
 
 Substitutes = dict[int, Tensor]
@@ -95,15 +95,19 @@ class Binding:
     def substitutes(self, leaves: Sequence[Tensor], *, padding: bool = True) -> Substitutes:
         """Say what stands in for every tensor of the modules, by the number of the original."""
         bound = dict(self._cast)
-        for original, leaf in zip(self.named.values(), leaves, strict=True):
-            number = id(original)
-            value = torch.view_as_complex(leaf) if original.is_complex() else leaf
-            if padding and number in self._padded:  # torch never gives this row a gradient, so training never moves it
-                own = self._cast[number]
-                row = torch.arange(len(own), device=own.device) == self._padded[number]
-                value = torch.where(row[:, None], own, value)
-            bound[number] = value
+        with recording():
+            for original, leaf in zip(self.named.values(), leaves, strict=True):
+                value = torch.view_as_complex(leaf) if original.is_complex() else leaf
+                bound[id(original)] = self._with_padding(id(original), value) if padding else value
         return bound
+
+    def _with_padding(self, number: int, value: Tensor) -> Tensor:
+        """Hold the padding row of an embedding: torch never gives it a gradient, so that training never moves it."""
+        if number not in self._padded:
+            return value
+        own = self._cast[number]
+        row = torch.arange(len(own), device=own.device) == self._padded[number]
+        return torch.where(row[:, None], own, value)
 
     def reading(self, first: Substitutes, leaves: Sequence[Tensor]) -> Substitutes:
         """Let other leaves stand in, also for what stands in by `first` already."""

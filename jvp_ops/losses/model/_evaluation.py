@@ -85,7 +85,7 @@ class Evaluation:
         if function is None:
             return _own_loss(outputs)
         with _Pass(self.substitutes if substitutes is None else substitutes, means):
-            return checked_scalar(function(outputs, batch.targets))
+            return checked_scalar("the loss function", function(outputs, batch.targets))
 
     def value(self, batch: Batch, means: Means | None = None) -> Tensor:
         """Compute the loss of a batch as the user's own code does."""
@@ -93,7 +93,14 @@ class Evaluation:
 
     def term(self, batch: Batch) -> Tensor:
         """Compute a batch's term of the sum over samples."""
+        if self.counts_nothing(batch):
+            leaf = next(tensor for tensor in self.substitutes.values() if tensor.requires_grad)
+            return torch.view_as_real(leaf).sum() * 0 if leaf.is_complex() else leaf.sum() * 0
         return self.objective.term(self.value(batch, self.means(batch)), batch)
+
+    def counts_nothing(self, batch: Batch) -> bool:
+        """Say whether a batch weighs nothing, so that its own loss is 0/0."""
+        return self.objective.is_mean and self.objective.weight(batch) == 0
 
     def means(self, batch: Batch) -> Means | None:
         """Prepare for the means of one evaluation, where they need it."""
@@ -157,10 +164,10 @@ def _own_loss(outputs: Any) -> Tensor:
     return found.reshape(())
 
 
-def checked_scalar(value: Any) -> Tensor:
+def checked_scalar(what: str, value: Any) -> Tensor:
     """Check that a loss function returned a scalar tensor."""
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise InputError(f"the loss function must return a scalar, not {_shape(value)}: use reduction='mean' or 'sum'")
+        raise InputError(f"{what} must return a scalar, not {_shape(value)}: use reduction='mean' or 'sum'")
     return value.reshape(())
 
 

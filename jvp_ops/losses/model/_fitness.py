@@ -96,7 +96,18 @@ def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> N
         binding.see_changes(substitutes)
         _refuse_random(first, second, keeps_state=binding.keeps_state)
         value = at.value(sample)
-    for leaf in _strangers(value, [*leaves, *sample.tensors]):
+    _refuse_named(value, [*leaves, *sample.tensors], names)
+    _refuse_kept_values(objective, binding, leaves, value, sample)
+
+
+def refuse_strangers(value: Tensor, leaves: list[Tensor], binding: Binding, objective: Objective) -> None:
+    """Refuse what a value reads that requires gradients and is not in θ."""
+    _, names = binding.strangers([*objective.model.parameters(), *_parameters_of(objective.function)])
+    _refuse_named(value, leaves, names)
+
+
+def _refuse_named(value: Tensor, known: Sequence[Tensor], names: dict[int, str]) -> None:
+    for leaf in _strangers(value, known):
         name = names.get(id(leaf), "a parameter" if isinstance(leaf, nn.Parameter) else None)
         if name is not None:
             raise InputError(
@@ -104,7 +115,6 @@ def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> N
                 "call .requires_grad_(False) on it if it is a constant, or make it a parameter of the model; or it was "
                 "computed from the parameters before, and kept: clear what is kept first"
             )
-    _refuse_kept_values(objective, binding, leaves, value, sample)
 
 
 def _parameters_of(function: Any) -> list[Tensor]:

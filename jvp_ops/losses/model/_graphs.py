@@ -28,6 +28,8 @@ class Reading:
 
 def hessian_graph(at: Evaluation, leaves: Tensors, batch: Batch) -> Product:
     """Record the gradient of one chunk; a product is one backward pass through it."""
+    if at.counts_nothing(batch):
+        return torch.zeros_like
     value = at.term(batch)
     if not value.requires_grad:
         raise InputError("the loss depends on none of the parameters: does the model's forward run another module?")
@@ -49,6 +51,8 @@ def gauss_newton_graph(at: Evaluation, leaves: Tensors, batch: Batch, part: Part
 
     `again` is θ as the loss function itself reads it: where ℓ depends on θ beside z, z and θ are its outputs.
     """
+    if at.counts_nothing(batch):
+        return torch.zeros_like
     outputs, slopes, inputs = outer_gradient(at, leaves, batch, part, again)
     push = push_forward(outputs, leaves)
 

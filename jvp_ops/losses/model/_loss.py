@@ -15,12 +15,12 @@ from jvp_ops._differences import UNCHECKED
 from jvp_ops._explained import explained
 from jvp_ops._memory import parse_bytes, resolve_budget
 from jvp_ops._random import Rng
-from jvp_ops.errors import InputError
+from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
 from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
-from jvp_ops.losses.model._fitness import look_at_one_pass, refuse_shared_memory, refuse_unfit
+from jvp_ops.losses.model._fitness import look_at_one_pass, refuse_shared_memory, refuse_strangers, refuse_unfit
 from jvp_ops.losses.model._graphs import (
     Part,
     Reading,
@@ -142,11 +142,12 @@ class ModelLoss:
         max_memory: int | str | None = None,
     ) -> None:
         named = trainable(model, loss_function, parameters)
-        _check_options(loss_function, regularizer, normalizer, unpack, second_derivatives)
+        _check_options(loss_function, regularizer, normalizer, unpack, second_derivatives, coupled)
         self.parameters = Parameters.of({name: real_shape(tensor) for name, tensor in named.items()})
         captured = Captured()
         captured.visit(model, "model")
         captured.visit(loss_function, "loss_function")
+        captured.visit(regularizer, "regularizer")
         refuse_unfit(model, captured, coupled=coupled)
         refuse_shared_memory(named, captured)
         self.dtype = common_dtype(model) if dtype is None else resolve_dtype(dtype)
@@ -159,8 +160,11 @@ class ModelLoss:
         )
         self._binding = Binding(captured, named, self.device, self.dtype)
         self._numbers = {name: id(parameter) for name, parameter in model.named_parameters()}
+        self._divisors_are_known = True
+        self._found: Objective
         self._known: dict[str, Any] = {}  # what is found out once: checks passed, parts of outputs; subsets share it
         self._find_out(Objective(model, loss_function, normalizer))
+        self._look_at_regularizer()
 
     def __repr__(self) -> str:
         name, n = type(self._objective.model).__name__, self.parameters.size
@@ -278,9 +282,7 @@ class ModelLoss:
         """
         other = self._copy()
         other._batches = self._batches.subset(sample_numbers(index, self.samples))
-        if self._objective.totals is not None:
-            bare = replace(self._objective, totals=None)
-            other._objective = find_totals(bare, self._binding, other._batches, self._known["scale"])
+        other._divisors_are_known = self._found.totals is None
         return other
 
     def identity(self) -> dict[str, Any]:
@@ -303,6 +305,15 @@ class ModelLoss:
             **({"coupled": True} if self._coupled else {}),
         }
 
+    @property
+    def _objective(self) -> Objective:
+        """What is evaluated; what the means of a subset divide by is found when it is first needed."""
+        if not self._divisors_are_known:
+            bare = replace(self._found, totals=None)
+            self._found = find_totals(bare, self._binding, self._batches, self._known["scale"])
+            self._divisors_are_known = True
+        return self._found
+
     # --- what is found out when the loss is made ----------------------------------------------------------------
 
     def _find_out(self, objective: Objective) -> None:
@@ -320,13 +331,23 @@ class ModelLoss:
             exact, in_float64 = binding, sample
             self._known["in float64"] = False
         if self._coupled:
-            self._objective, self._known["scale"] = replace(objective, is_mean=False), 0.0
+            self._found, self._known["scale"] = replace(objective, is_mean=False), 0.0
         else:
             objective, self._known["scale"] = find_reduction(objective, exact, in_float64)
-            self._objective = find_totals(objective, binding, batches, self._known["scale"])
+            self._found = find_totals(objective, binding, batches, self._known["scale"])
         few = min(max(self.samples // 16, CHECKED[0]), CHECKED[1])
         chosen = in_float64[: max(1, few // 4)]
         self._known["samples"] = [spread(batch, -(-few // len(chosen))) for batch in chosen]
+
+    def _look_at_regularizer(self) -> None:
+        """Try the regularizer once: it must be a finite scalar, and read nothing else that requires gradients."""
+        leaves = self._binding.leaves(self._binding.initial())
+        value = self._regularization(leaves)
+        if value is None:
+            return
+        if not bool(torch.isfinite(value)):
+            raise NonFiniteError(f"the regularizer is {float(value.detach())} at the model's own values")
+        refuse_strangers(value, leaves, self._binding, self._found)
 
     @cached_property
     def _probe(self) -> Probe:
@@ -386,7 +407,9 @@ class ModelLoss:
             return None
         values = (binding or self._binding).substitutes(leaves)
         with recording(), explained("the regularizer does not run on the parameters"):
-            return checked_scalar(self._regularizer({name: values[n] for name, n in self._numbers.items()}))
+            return checked_scalar(
+                "the regularizer", self._regularizer({name: values[n] for name, n in self._numbers.items()})
+            )
 
     @property
     def _scale(self) -> float:
@@ -455,8 +478,10 @@ class ModelLoss:
 
 
 def _check_options(
-    loss_function: Any, regularizer: Any, normalizer: Any, unpack: Any, second_derivatives: object
+    loss_function: Any, regularizer: Any, normalizer: Any, unpack: Any, second_derivatives: object, coupled: object
 ) -> None:
+    if not isinstance(coupled, bool):
+        raise InputError(f"coupled must be True or False, not {coupled!r}")
     named = {"loss_function": loss_function, "regularizer": regularizer, "normalizer": normalizer, "unpack": unpack}
     for name, function in named.items():
         if function is not None and not callable(function):

@@ -71,7 +71,10 @@ def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Bat
     reduction = getattr(objective.function, "reduction", None)
     if reduction in ("mean", "sum"):
         return replace(objective, is_mean=reduction == "mean"), 0.0
-    raise InputError("the loss is zero, or not finite, wherever it was tried, so that a mean and a sum are the same")
+    raise InputError(
+        "the loss is zero, or not finite (NaN), wherever it was tried, so that a mean and a sum are the same: are all "
+        "targets ignored, or all weights zero?"
+    )
 
 
 def find_totals(objective: Objective, binding: Binding, batches: Batches, scale: float) -> Objective:

@@ -93,7 +93,8 @@ def check_hessian(probe: Probe, theta: Tensor) -> None:
     if found is not None:
         what = "the product of the Hessian with a direction"
         raise wrong(probe.names[found.block], found, what, "differences of the gradient", _custom_functions(slopes))
-    value = Function(probe.value_at, theta, probe.layout, "the value")
+    bend = float(join(claimed).norm() * v.norm())
+    value = Function(probe.value_at, theta, probe.layout, "the value", bend)
     check_slopes(value, join(slopes).detach(), "the gradient", _custom_functions(slopes))
 
 
