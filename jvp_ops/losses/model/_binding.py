@@ -51,6 +51,9 @@ class Binding:
         with torch.inference_mode(False), torch.no_grad():
             self._source = {number: tensor.detach().clone() for number, tensor in self._originals.items()}
         buffers = (buffer for module in self.modules for buffer in module._buffers.values())
+        self._cast_too: dict[torch.dtype, bool] = {}  # whether closed-over tensors are cast, for all that `to` makes
+        held = (t for module in self.modules for t in (*module._parameters.values(), *module._buffers.values()))
+        self._in_modules = {id(tensor) for tensor in held}
         self._written = {id(buffer) for buffer in buffers}  # which a forward pass may write into
         self._cast = self._in_own_dtype()
         self._padded = _padding_rows(self.modules, self._theta)
@@ -62,6 +65,11 @@ class Binding:
         other.device, other.dtype = device, dtype
         other._cast = other._in_own_dtype()
         return other
+
+    def cast_closures(self) -> None:
+        """Cast the tensors that functions close over, too: some operations do not take two precisions."""
+        self._cast_too[self.dtype] = True
+        self._cast = self._in_own_dtype()
 
     @property
     def recurrent(self) -> bool:
@@ -190,11 +198,12 @@ class Binding:
 
     def _in_own_dtype(self) -> Substitutes:
         with torch.inference_mode(False), torch.no_grad():
-            cast = {}
+            made = {}
             for number, tensor in self._source.items():
-                moved = tensor.to(self.device, _dtype_like(tensor.dtype, self.dtype))
-                cast[number] = moved.clone() if moved is tensor and number in self._written else moved
-            return cast
+                cast = number in self._in_modules or self._cast_too.get(self.dtype, False)
+                moved = tensor.to(self.device, _dtype_like(tensor.dtype, self.dtype) if cast else tensor.dtype)
+                made[number] = moved.clone() if moved is tensor and number in self._written else moved
+            return made
 
 
 def _originals(captured: Captured) -> dict[int, Tensor]:

@@ -86,6 +86,20 @@ def _spans(tensors: Sequence[tuple[str, Tensor]], *, in_theta: bool) -> Iterator
             yield start, start + (reach + 1) * tensor.element_size(), name, in_theta
 
 
+def fit(objective: Objective, binding: Binding, sample: Batch) -> None:
+    """Look at one pass with what functions close over as it is; where that does not run, cast as the model is."""
+    try:
+        look_at_one_pass(objective, binding, sample)
+    except InputError as error:
+        if error.__cause__ is None:  # it runs, and is refused
+            raise
+        binding.cast_closures()
+        try:
+            look_at_one_pass(objective, binding, sample)
+        except InputError as again:
+            raise (error if again.__cause__ is not None else again) from again.__cause__
+
+
 def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:
     """Run the model on samples: see what it changes, and refuse what is random, not finite, or not in θ."""
     leaves = binding.leaves(binding.initial())

@@ -20,7 +20,7 @@ from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
 from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
-from jvp_ops.losses.model._fitness import look_at_one_pass, refuse_shared_memory, refuse_strangers, refuse_unfit
+from jvp_ops.losses.model._fitness import fit, refuse_shared_memory, refuse_strangers, refuse_unfit
 from jvp_ops.losses.model._graphs import (
     Part,
     Reading,
@@ -320,12 +320,12 @@ class ModelLoss:
         """Try the model and the loss function: in float64 where they run in it, since that tells more."""
         binding, batches = self._binding, self._batches
         sample = spread_samples(batches)
-        look_at_one_pass(objective, binding, sample[0])
+        fit(objective, binding, sample[0])
         exact, in_float64 = binding.to(self.device, torch.float64), [b.to(self.device, torch.float64) for b in sample]
         if self.dtype != torch.float64:
             in_float64 = spread_samples(batches.to(self.device, torch.float64))
         try:
-            look_at_one_pass(objective, exact, in_float64[0])
+            fit(objective, exact, in_float64[0])
             self._known["in float64"] = True
         except InputError:
             exact, in_float64 = binding, sample
