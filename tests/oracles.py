@@ -79,6 +79,19 @@ def exact_gauss_newton(outputs, loss_of, theta):
     return J.mT @ curvature @ J
 
 
+def training_gradient(model, function, inputs, targets):
+    """Give the gradient that training itself uses, as a function of θ."""
+
+    def gradient(theta):
+        before = theta_of(model)
+        torch.nn.utils.vector_to_parameters(theta, model.parameters())
+        slopes = torch.autograd.grad(function(model(inputs), targets), list(model.parameters()))
+        torch.nn.utils.vector_to_parameters(before, model.parameters())
+        return torch.cat([slope.reshape(-1) for slope in slopes])
+
+    return gradient
+
+
 def differences(function, theta, h=2e-3):
     """Differentiate by central differences of sixth order: row i is the change of the function along θ_i."""
     rows = []
