@@ -94,9 +94,9 @@ def disagreement(
     return worst or Disagreement(min(open_blocks), float("nan"), float("nan"))
 
 
-def direction_at(at: Tensor, sizes: Sequence[int], *, along: Tensor | None = None) -> Tensor:
+def direction_at(at: Tensor, sizes: Sequence[int], *, along: Tensor | None = None, seed: int = 0) -> Tensor:
     """Draw a direction whose blocks are as large as those of x; `along` mixes that vector into it, block by block."""
-    drawn = torch.randn(at.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(at)
+    drawn = torch.randn(at.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(at)
     typical = float(at.square().mean().sqrt()) or 1.0
     blocks = []
     for number, (x, v) in enumerate(zip(at.split(list(sizes)), drawn.split(list(sizes)), strict=True)):
@@ -116,6 +116,20 @@ class Function:
     layout: Parameters
     name: str
     size: float = 0.0  # of what it is a sum of
+
+
+def somewhere_near(check: Callable[[Tensor], None], at: Tensor, sizes: Sequence[int]) -> None:
+    """Run a check a little beside a point, where no kink is met exactly (as at biases of zero), then at the point.
+
+    Raises
+    ------
+    InputError
+        It fails at both.
+    """
+    try:
+        check(at + 1e-3 * direction_at(at, sizes, seed=2))
+    except InputError:
+        check(at)
 
 
 def check_product(function: Function, product: Callable[[Tensor], Tensor], what: str) -> None:

@@ -21,7 +21,11 @@ def explained(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {text}{advice}") from error
 
 
+UNPACK = "; unpack=, a function of the batch, says which of it are the inputs and which the targets"
 ADVICE = {
+    "unexpected keyword argument": UNPACK,
+    "positional argument": UNPACK,
+    "must be Tensor, not": UNPACK,
     "Checkpointing is not compatible with": "; call checkpoint(..., use_reentrant=False), which is",
     "use_reentrant": "; call checkpoint(..., use_reentrant=False)",
     "does not currently support double backward": "; pass the module that was compiled, not the compiled one",

@@ -57,7 +57,7 @@ def test_a_step_in_place_has_the_jacobian_of_what_it_does(step):
     assert torch.equal(state, torch.tensor([1.0, 2.0]).double())
 
 
-def test_a_nonlinear_step_in_place_is_linearized_where_the_state_was():
+def test_a_step_in_place_that_overwrites_what_its_derivative_needs_runs_and_is_refused_by_name():
     def step(s):
         x, v = s[:3], s[3:]
         v.mul_(0.5).add_(x * (x @ x) + torch.stack([x[1], x[0] * x[2], torch.sin(x[0])]))
@@ -66,7 +66,8 @@ def test_a_nonlinear_step_in_place_is_linearized_where_the_state_was():
 
     f, state = map_of(step, 6), numbers(500, 6)
     assert_near(f(state), circulation(state), 1e-15)
-    assert_near(f.jacobian(state).dense(), jacrev(circulation)(state))
+    with pytest.raises(jo.InputError, match="out of place"):  # x is overwritten, and its old value needed
+        f.jacobian(state)
 
 
 def clamps(t):
@@ -163,7 +164,7 @@ def test_newtons_method_is_linearized_through_its_hessian():
         return s - torch.linalg.solve(torch.stack(rows), slope)
 
     f, state = map_of(newton, 3), torch.tensor([1.0, 0.5, -0.75]).double()
-    assert_near(differences(f, state).mT, f.jacobian(state).dense(), 1e-9)
+    assert_near(differences(f, state).mT, f.jacobian(state).dense(), 1e-7)  # the differences' own error
 
 
 def test_a_loss_with_a_gradient_penalty_is_differentiated():

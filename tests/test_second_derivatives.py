@@ -224,9 +224,14 @@ def test_unchecked_they_are_given_with_a_note(name):
     model = seeded(make)
     loss = jo.ModelLoss(model, function, (X, T), second_derivatives="unchecked")
     H = loss.hessian(loss.initial())
-    assert_near(H.dense(), twice_by_autograd(model, function, theta_of(model)))
+    products = H.apply(torch.eye(len(loss.initial()), dtype=torch.float64))  # dense() refuses one that is not symmetric
+    assert_near(products, twice_by_autograd(model, function, theta_of(model)).mT)
     for A in (H, jo.GradientDescent(loss, lr=1.0).jacobian(loss.initial())):
-        assert any("unchecked" in note for note in jo.eigenpairs(A, k=1, which="LA").notes)
+        try:
+            assert any("unchecked" in note for note in jo.eigenpairs(A, k=1, which="LA").notes)
+        except jo.InputError as error:  # what is given as it is need not be symmetric, and has no such eigenvalues then
+            assert float((products - products.mT).norm()) > 1e-3
+            assert "symmetric" in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize("name", ["gradient reversal", "a fused activation"])

@@ -16,6 +16,7 @@ from jvp_ops._differences import (
     direction_at,
     in_float64_if_it_runs,
     refuse_random,
+    somewhere_near,
 )
 from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
@@ -152,7 +153,8 @@ class FunctionLoss:
                     "the function's value does not depend on theta by operations that autograd records: "
                     "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
                 )
-            return leaf, gradients(value, [leaf], differentiable=True)[0]
+            with explained("the function cannot be differentiated"):
+                return leaf, gradients(value, [leaf], differentiable=True)[0]
 
     def _value_of(self, at: Tensor) -> Tensor:
         with pinned(at.device, at.dtype):
@@ -161,7 +163,9 @@ class FunctionLoss:
     def _gradient_of(self, at: Tensor) -> Tensor:
         with pinned(at.device, at.dtype):
             leaf = at.detach().clone().requires_grad_()
-            return gradients(self._call(leaf), [leaf])[0].detach()
+            value = self._call(leaf)
+            with explained("the function cannot be differentiated"):
+                return gradients(value, [leaf])[0].detach()
 
     def _hold_against_differences(self, frozen: Tensor) -> None:
         """See once that the gradient is that of L, and a product with H its derivative; in float64 if L runs in it."""
@@ -178,7 +182,8 @@ class FunctionLoss:
             )
             check_slopes(Function(self._value_of, at, layout, "the value", bend), slope.detach(), "the gradient")
 
-        in_float64_if_it_runs(check, frozen)
+        sizes = [entry.size for entry in self.parameters]
+        in_float64_if_it_runs(lambda at: somewhere_near(check, at, sizes), frozen)
         self._checked_once = True
 
     def _call(self, theta: Tensor) -> Tensor:

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from jvp_ops._autodiff import WrittenOut, by_columns, pinned, pull_back, push_forward
 from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
-from jvp_ops._differences import UNCHECKED, Function, check_product, check_slopes, in_float64_if_it_runs, refuse_random
+from jvp_ops._differences import (
+    UNCHECKED,
+    Function,
+    check_product,
+    check_slopes,
+    in_float64_if_it_runs,
+    refuse_random,
+    somewhere_near,
+)
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError
 from jvp_ops.maps._run import run
@@ -95,7 +103,8 @@ class FunctionMap:
         with torch.inference_mode(False):
             frozen = self._checked(state).clone()
         if not self._checked_once:
-            in_float64_if_it_runs(self._hold_against_differences, frozen)
+            sizes = [entry.size for entry in self.parameters]
+            in_float64_if_it_runs(lambda at: somewhere_near(self._hold_against_differences, at, sizes), frozen)
             self._checked_once = True
         leaf, image, push = self._record(frozen)
 
@@ -138,7 +147,8 @@ class FunctionMap:
                     "the function's result does not depend on the state by operations that autograd records: "
                     "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
                 )
-            return leaf, image, push_forward([image], [leaf])
+            with explained("the function cannot be differentiated"):
+                return leaf, image, push_forward([image], [leaf])
 
     def _image_of(self, at: Tensor) -> Tensor:
         with pinned(at.device, at.dtype):  # as for a Jacobian: the function may take gradients of its own

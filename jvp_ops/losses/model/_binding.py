@@ -52,8 +52,9 @@ class Binding:
             self._source = {number: tensor.detach().clone() for number, tensor in self._originals.items()}
         buffers = (buffer for module in self.modules for buffer in module._buffers.values())
         self._cast_too: dict[torch.dtype, bool] = {}  # whether closed-over tensors are cast, for all that `to` makes
-        held = (t for module in self.modules for t in (*module._parameters.values(), *module._buffers.values()))
-        self._in_modules = {id(tensor) for tensor in held}
+        own = [m for m in self.modules if captured.names[id(m)].split(".")[0] == "model"]
+        held = (t for module in own for t in (*module._parameters.values(), *module._buffers.values()))
+        self._in_model = {id(tensor) for tensor in held}
         self._written = {id(buffer) for buffer in buffers}  # which a forward pass may write into
         self._cast = self._in_own_dtype()
         self._padded = _padding_rows(self.modules, self._theta)
@@ -82,9 +83,14 @@ class Binding:
         return [tensor for number, tensor in self._source.items() if number not in self._theta]
 
     @property
-    def padded(self) -> tuple[str, ...]:
-        """Names of the embeddings whose padding row is held constant."""
-        return tuple(name for name, tensor in self.named.items() if id(tensor) in self._padded)
+    def padded(self) -> dict[str, int]:
+        """Which row of which embedding is held constant, as padding."""
+        return {name: self._padded[id(tensor)] for name, tensor in self.named.items() if id(tensor) in self._padded}
+
+    def release_padding(self, names: set[str]) -> None:
+        """Hold the padding rows of these embeddings no longer, in this and all that `to` makes."""
+        for name in names:
+            del self._padded[id(self.named[name])]
 
     @property
     def held(self) -> list[Tensor]:
@@ -200,7 +206,7 @@ class Binding:
         with torch.inference_mode(False), torch.no_grad():
             made = {}
             for number, tensor in self._source.items():
-                cast = number in self._in_modules or self._cast_too.get(self.dtype, False)
+                cast = number in self._in_model or self._cast_too.get(self.dtype, False)
                 moved = tensor.to(self.device, _dtype_like(tensor.dtype, self.dtype) if cast else tensor.dtype)
                 made[number] = moved.clone() if moved is tensor and number in self._written else moved
             return made

@@ -116,7 +116,12 @@ class Evaluation:
 @contextmanager
 def bound(objective: Objective, binding: Binding, substitutes: Substitutes) -> Iterator[Evaluation]:
     """Put θ into the modules and evaluate there; what the user's code raises becomes an InputError."""
-    with binding.holding(substitutes), explained("the model and the loss function do not run on the data"):
+    what = (
+        "the model and the loss function do not run on the data"
+        if objective.function is not None
+        else "without a loss_function the model must compute its loss itself, but it does not run on the data"
+    )
+    with binding.holding(substitutes), explained(what):
         yield Evaluation(objective, binding, substitutes)
 
 

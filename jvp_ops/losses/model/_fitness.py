@@ -86,6 +86,25 @@ def _spans(tensors: Sequence[tuple[str, Tensor]], *, in_theta: bool) -> Iterator
             yield start, start + (reach + 1) * tensor.element_size(), name, in_theta
 
 
+def settle_padding(objective: Objective, binding: Binding, sample: Batch) -> None:
+    """Hold a padding row constant only if nothing else trains it, as an output layer that shares the weight does."""
+    if not binding.padded:
+        return
+    leaves = binding.perturbed(0.1)
+    with bound(objective, binding, binding.substitutes(leaves, padding=False)) as at:
+        value = at.value(sample)
+        if value.requires_grad:
+            slopes = torch.autograd.grad(value, leaves, allow_unused=True)
+            binding.release_padding(
+                {n for n, slope in zip(binding.named, slopes, strict=True) if _is_trained(binding, n, slope)}
+            )
+
+
+def _is_trained(binding: Binding, name: str, slope: Tensor | None) -> bool:
+    row = binding.padded.get(name)
+    return row is not None and slope is not None and bool(slope[row].any())
+
+
 def fit(objective: Objective, binding: Binding, sample: Batch) -> None:
     """Look at one pass with what functions close over as it is; where that does not run, cast as the model is."""
     try:

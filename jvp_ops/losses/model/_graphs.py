@@ -89,9 +89,13 @@ def outer_gradient(
     seen = map_tensors(found, lambda z: cut.get(id(z), z.detach()))
     value = at.objective.term(at.loss(seen, batch, means, again.substitutes), batch)
     inputs = [*cut.values(), *again.leaves]
+    if not value.requires_grad:
+        raise InputError(f"the loss does not depend on the model's outputs{'' if part is None else f' {part!r}'}")
     found_slopes = torch.autograd.grad(value, inputs, create_graph=True, retain_graph=True, allow_unused=True)
     if all(slope is None for slope in found_slopes[len(cut) :]):
         found_slopes, inputs = found_slopes[: len(cut)], inputs[: len(cut)]
+    if all(slope is None for slope in found_slopes[: len(cut)]):
+        raise InputError(f"the loss does not depend on the model's outputs{'' if part is None else f' {part!r}'}")
     slopes = [torch.zeros_like(z) if slope is None else slope for slope, z in zip(found_slopes, inputs, strict=True)]
     return chosen, slopes, inputs
 
@@ -129,9 +133,11 @@ def find_part(at: Evaluation, batch: Batch) -> Part:
         name: [z for z in all_tensors(value) if z.is_floating_point() and z.requires_grad] for name, value in parts
     }
     value = at.loss(found, batch)
-    used = []
+    used, met = [], set[int]()
     for name, tensors in floating.items():
         tensors = [z for z in tensors if z is not value and not (at.objective.function is None and name == "loss")]
+        tensors = [z for z in tensors if id(z) not in met]
+        met |= {id(z) for z in tensors}
         if tensors and any(
             g is not None for g in torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
         ):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from jvp_ops._explained import explained
 from jvp_ops.errors import InputError
 
 LABELS = "labels"
@@ -34,7 +35,8 @@ class Unpacking:
     def __call__(self, item: Any) -> tuple[Any, Any]:
         """Divide a batch into (inputs, targets)."""
         if self.unpack is not None:
-            pair = self.unpack(item)
+            with explained("unpack does not run on a batch"):
+                pair = self.unpack(item)
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"unpack(batch) must return (inputs, targets), not {type(pair).__name__}")
             return pair[0], pair[1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jvp_ops._autodiff import Tensors, by_columns, gradients, join, recording, split
 from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype, sample_numbers
-from jvp_ops._differences import UNCHECKED
+from jvp_ops._differences import UNCHECKED, somewhere_near
 from jvp_ops._explained import explained
 from jvp_ops._memory import parse_bytes, resolve_budget
 from jvp_ops._random import Rng
@@ -20,7 +20,7 @@ from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
 from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
-from jvp_ops.losses.model._fitness import fit, refuse_shared_memory, refuse_strangers, refuse_unfit
+from jvp_ops.losses.model._fitness import fit, refuse_shared_memory, refuse_strangers, refuse_unfit, settle_padding
 from jvp_ops.losses.model._graphs import (
     Part,
     Reading,
@@ -320,6 +320,7 @@ class ModelLoss:
         """Try the model and the loss function: in float64 where they run in it, since that tells more."""
         binding, batches = self._binding, self._batches
         sample = spread_samples(batches)
+        settle_padding(objective, binding, sample[0])
         fit(objective, binding, sample[0])
         exact, in_float64 = binding.to(self.device, torch.float64), [b.to(self.device, torch.float64) for b in sample]
         if self.dtype != torch.float64:
@@ -360,7 +361,8 @@ class ModelLoss:
 
     def _check_once(self, kind: str, check: Callable[[Probe, Tensor], None], theta: Tensor) -> None:
         if not self._unchecked and kind not in self._known:
-            check(self._probe, theta.to(self._probe.binding.dtype))
+            probe = self._probe
+            somewhere_near(partial(check, probe), theta.to(probe.binding.dtype), probe.sizes)
             self._known[kind] = True
 
     def _part(self, theta: Tensor) -> Part:
