@@ -80,14 +80,21 @@ def exact_gauss_newton(outputs, loss_of, theta):
 
 
 def training_gradient(model, function, inputs, targets):
-    """Give the gradient that training itself uses, as a function of θ."""
+    """Give the gradient that training itself uses, by backward(), as a function of θ; the model stays as it is."""
+    parameters = list(model.parameters())
 
     def gradient(theta):
-        before = theta_of(model)
-        torch.nn.utils.vector_to_parameters(theta, model.parameters())
-        slopes = torch.autograd.grad(function(model(inputs), targets), list(model.parameters()))
-        torch.nn.utils.vector_to_parameters(before, model.parameters())
-        return torch.cat([slope.reshape(-1) for slope in slopes])
+        before, slopes = theta_of(model), [p.grad for p in parameters]
+        torch.nn.utils.vector_to_parameters(theta.clone(), parameters)  # a forward pass may renormalize in place
+        for p in parameters:
+            p.grad = None
+        with sdpa_kernel(SDPBackend.MATH):
+            function(model(inputs), targets).backward()
+        found = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
+        for p, slope in zip(parameters, slopes, strict=True):
+            p.grad = slope
+        torch.nn.utils.vector_to_parameters(before, parameters)
+        return torch.cat([slope.reshape(-1) for slope in found])
 
     return gradient
 
