@@ -192,7 +192,8 @@ def by_columns(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
     def apply(V: Tensor) -> Tensor:
         total = torch.zeros_like(V)
-        add_columns(product, V, total)
+        with pinned(V.device, V.dtype), torch.no_grad():
+            add_columns(product, V, total)
         return total
 
     return apply

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from jvp_ops._autodiff import numerics
 from jvp_ops._checks import (
     check_state,
     finite_number,
@@ -155,11 +156,13 @@ class TwoLayerLoss:
 
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ) in nats, a tensor of no dimensions."""
-        return products.value_sum(self._chunks, self._split(self._checked(theta))) / self.samples
+        with numerics(self.device, self.dtype):
+            return products.value_sum(self._chunks, self._split(self._checked(theta))) / self.samples
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
-        return products.gradient_sum(self._chunks, self._split(self._checked(theta))) / self.samples
+        with numerics(self.device, self.dtype):
+            return products.gradient_sum(self._chunks, self._split(self._checked(theta))) / self.samples
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator."""
@@ -234,14 +237,15 @@ class TwoLayerLoss:
 
     def _linearize(self, theta: Tensor, *, gauss_newton: bool) -> Linearization:
         self._check_memory()
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), numerics(self.device, self.dtype):
             frozen = self._checked(theta).clone()  # the operator stays at this state, whatever becomes of the caller's
             weights = self._split(frozen)
             linearized = products.linearize(self._chunks, weights, gauss_newton=gauss_newton)
         W2, d = weights.W2, self.parameters["W1"].shape[0]
 
         def apply(V: Tensor) -> Tensor:
-            return products.product_sum(linearized, W2, V, d) / self.samples
+            with numerics(self.device, self.dtype):
+                return products.product_sum(linearized, W2, V, d) / self.samples
 
         def in_float64() -> HessianOperator | GaussNewtonOperator:
             other, at = self.to(dtype=torch.float64), frozen.to(torch.float64)
@@ -263,7 +267,12 @@ class TwoLayerLoss:
 
         def prepare() -> Callable[[int, int], Tensor]:
             block = InputPanels(linearized, W2, d)
-            return lambda start, stop: block(start // h, stop // h).div_(self.samples)
+
+            def panel(start: int, stop: int) -> Tensor:
+                with numerics(self.device, self.dtype):
+                    return block(start // h, stop // h).div_(self.samples)
+
+            return panel
 
         return Panels(d * h, h, InputPanels.bytes_needed(self.samples, d, h, item), prepare)
 

@@ -20,7 +20,8 @@ from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
 from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
-from jvp_ops.losses.model._fitness import fit, refuse_shared_memory, refuse_strangers, refuse_unfit, settle_padding
+from jvp_ops.losses.model._findings import find_out
+from jvp_ops.losses.model._fitness import refuse_shared_memory, refuse_strangers, refuse_unfit
 from jvp_ops.losses.model._graphs import (
     Part,
     Reading,
@@ -34,14 +35,13 @@ from jvp_ops.losses.model._graphs import (
 from jvp_ops.losses.model._items import Unpacking
 from jvp_ops.losses.model._parameters import common_dtype, real_shape, trainable
 from jvp_ops.losses.model._redraw import redraw
-from jvp_ops.losses.model._reduction import find_reduction, find_totals, spread, spread_samples
+from jvp_ops.losses.model._reduction import find_totals, spread_samples
 from jvp_ops.losses.model._streaming import Builder, Plan, Stream
 from jvp_ops.losses.model._verify import Probe, check_gauss_newton, check_hessian
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import callable_identity, module_identity, sha256_of
 
-CHECKED = (8, 32)  # samples that a product is checked on: at least, and at most
 Regularizer = Callable[[Mapping[str, Tensor]], Tensor]
 
 
@@ -160,10 +160,10 @@ class ModelLoss:
         )
         self._binding = Binding(captured, named, self.device, self.dtype)
         self._numbers = {name: id(parameter) for name, parameter in model.named_parameters()}
+        objective = Objective(model, loss_function, normalizer)
+        self._findings = find_out(objective, self._binding, self._batches, coupled=self._coupled)
         self._divisors_are_known = True
-        self._found: Objective
-        self._known: dict[str, Any] = {}  # what is found out once: checks passed, parts of outputs; subsets share it
-        self._find_out(Objective(model, loss_function, normalizer))
+        self._passed: set[str] = set()  # the checks; subsets share them
         self._look_at_regularizer()
 
     def __repr__(self) -> str:
@@ -179,7 +179,7 @@ class ModelLoss:
     def notes(self) -> tuple[str, ...]:
         """What a reader of any result of this loss must know."""
         found = [UNCHECKED] if self._unchecked else []
-        if not self._known["in float64"]:
+        if not self._findings.in_float64:
             found.append("the model does not run in float64: its derivatives were checked in float32, and not closely")
         return tuple(found)
 
@@ -282,7 +282,7 @@ class ModelLoss:
         """
         other = self._copy()
         other._batches = self._batches.subset(sample_numbers(index, self.samples))
-        other._divisors_are_known = self._found.totals is None
+        other._divisors_are_known = self._findings.objective.totals is None
         return other
 
     def identity(self) -> dict[str, Any]:
@@ -309,36 +309,12 @@ class ModelLoss:
     def _objective(self) -> Objective:
         """What is evaluated; what the means of a subset divide by is found when it is first needed."""
         if not self._divisors_are_known:
-            bare = replace(self._found, totals=None)
-            self._found = find_totals(bare, self._binding, self._batches, self._known["scale"])
-            self._divisors_are_known = True
-        return self._found
+            bare = replace(self._findings.objective, totals=None)
+            objective = find_totals(bare, self._binding, self._batches, self._findings.scale)
+            self._findings, self._divisors_are_known = replace(self._findings, objective=objective), True
+        return self._findings.objective
 
     # --- what is found out when the loss is made ----------------------------------------------------------------
-
-    def _find_out(self, objective: Objective) -> None:
-        """Try the model and the loss function: in float64 where they run in it, since that tells more."""
-        binding, batches = self._binding, self._batches
-        sample = spread_samples(batches)
-        settle_padding(objective, binding, sample[0])
-        fit(objective, binding, sample[0])
-        exact, in_float64 = binding.to(self.device, torch.float64), [b.to(self.device, torch.float64) for b in sample]
-        if self.dtype != torch.float64:
-            in_float64 = spread_samples(batches.to(self.device, torch.float64))
-        try:
-            fit(objective, exact, in_float64[0])
-            self._known["in float64"] = True
-        except InputError:
-            exact, in_float64 = binding, sample
-            self._known["in float64"] = False
-        if self._coupled:
-            self._found, self._known["scale"] = replace(objective, is_mean=False), 0.0
-        else:
-            objective, self._known["scale"] = find_reduction(objective, exact, in_float64)
-            self._found = find_totals(objective, binding, batches, self._known["scale"])
-        few = min(max(self.samples // 16, CHECKED[0]), CHECKED[1])
-        chosen = in_float64[: max(1, few // 4)]
-        self._known["samples"] = [spread(batch, -(-few // len(chosen))) for batch in chosen]
 
     def _look_at_regularizer(self) -> None:
         """Try the regularizer once: it must be a finite scalar, and read nothing else that requires gradients."""
@@ -348,22 +324,22 @@ class ModelLoss:
             return
         if not bool(torch.isfinite(value)):
             raise NonFiniteError(f"the regularizer is {float(value.detach())} at the model's own values")
-        refuse_strangers(value, leaves, self._binding, self._found)
+        refuse_strangers(value, leaves, self._binding, self._findings.objective)
 
     @cached_property
     def _probe(self) -> Probe:
-        dtype = torch.float64 if self._known["in float64"] else self.dtype
+        dtype = torch.float64 if self._findings.in_float64 else self.dtype
         objective, binding = self._objective, self._binding.to(self.device, dtype)
-        samples = self._known["samples"]
-        if self._objective.totals is not None:
-            objective = find_totals(replace(objective, totals=None), binding, samples, self._known["scale"])
+        samples = [batch.to(self.device, dtype) for batch in self._findings.samples]
+        if objective.totals is not None:
+            objective = find_totals(replace(objective, totals=None), binding, samples, self._findings.scale)
         return Probe(objective, binding, samples, partial(self._regularization, binding=binding))
 
     def _check_once(self, kind: str, check: Callable[[Probe, Tensor], None], theta: Tensor) -> None:
-        if not self._unchecked and kind not in self._known:
+        if not self._unchecked and kind not in self._passed:
             probe = self._probe
             somewhere_near(partial(check, probe), theta.to(probe.binding.dtype), probe.sizes)
-            self._known[kind] = True
+            self._passed.add(kind)
 
     def _part(self, theta: Tensor) -> Part:
         """Find the part of the outputs that the loss is convex in, and see on all samples tried that it is."""
@@ -474,7 +450,7 @@ class ModelLoss:
             self.dtype,
             self.device,
             identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-            in_float64=in_float64 if self._known["in float64"] else None,
+            in_float64=in_float64 if self._findings.in_float64 else None,
             notes=self.notes,
         )
 

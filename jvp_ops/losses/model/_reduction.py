@@ -1,7 +1,7 @@
 """Whether a loss is a mean or a sum over samples, and what it divides by, found out by trying; else it is refused."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,7 +77,7 @@ def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Bat
     )
 
 
-def find_totals(objective: Objective, binding: Binding, batches: Batches, scale: float) -> Objective:
+def find_totals(objective: Objective, binding: Binding, batches: Iterable[Batch], scale: float) -> Objective:
     """Go once through all the data: find what means divide by, and what breaks the sum, which may be rare.
 
     Raises
