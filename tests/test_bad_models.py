@@ -134,6 +134,7 @@ def test_class_weights_are_right_or_refused_though_the_first_samples_are_of_one_
         (lambda z, t: z, r"\(7, 3\)"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # in the losses that are tried
 def test_a_loss_that_is_no_scalar_is_refused(function, given):
     with pytest.raises(jo.InputError, match=f"must return a scalar, not {given}.*'mean' or 'sum'"):
         loss_of(LINEAR, function)
