@@ -14,7 +14,8 @@ from jvp_ops.parameters import Parameters
 UNCHECKED = "second derivatives were not checked against differences, as second_derivatives='unchecked' asked for"
 GROUPS = 8  # of parameters, whose slopes are each held against differences of the value
 REMEDY = (
-    ". Operations that stop or change gradients (detach, no_grad, straight-through, reversal, numpy, an optimizer), "
+    ". Operations that stop or change gradients (detach, no_grad, straight-through, reversal, numpy, an optimizer, a "
+    "reentrant checkpoint), "
     "custom functions without second derivatives, and functions whose derivatives torch has wrong do this: write the "
     'function out in plain operations, or take the product as it is by second_derivatives="unchecked"'
 )

@@ -191,10 +191,10 @@ def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.d
     tensors = batch.tensors
     if not tensors or any(tensor.ndim == 0 for tensor in tensors):
         raise InputError(f"batch {number} holds no tensors with a dimension of samples")
-    if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors):
-        raise InputError(
-            f"batch {number} holds a sparse or quantized tensor, whose rows cannot be taken: .to_dense() it"
-        )
+    for tensor in tensors:
+        kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "sparse"
+        if tensor.layout != torch.strided or kind != "sparse":
+            raise InputError(f"batch {number} holds a {kind} tensor, whose rows cannot be taken: pass a dense one")
     lengths = sorted({len(tensor) for tensor in tensors})
     if len(lengths) > 1 and not coupled:
         raise InputError(f"batch {number} holds tensors of different lengths {lengths}: one row a sample is needed")

@@ -51,6 +51,7 @@ class Binding:
         with torch.inference_mode(False), torch.no_grad():
             self._source = {number: tensor.detach().clone() for number, tensor in self._originals.items()}
         buffers = (buffer for module in self.modules for buffer in module._buffers.values())
+        self._narrow: list[bool] = []  # shared by all that `to` makes, as the next
         self._cast_too: dict[torch.dtype, bool] = {}  # whether closed-over tensors are cast, for all that `to` makes
         own = [m for m in self.modules if captured.names[id(m)].split(".")[0] == "model"]
         held = (t for module in own for t in (*module._parameters.values(), *module._buffers.values()))
@@ -71,6 +72,15 @@ class Binding:
         """Cast the tensors that functions close over, too: some operations do not take two precisions."""
         self._cast_too[self.dtype] = True
         self._cast = self._in_own_dtype()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether float32 that the code names is float64."""
+        return self.dtype == torch.float64 and not self._narrow
+
+    def keep_narrow(self) -> None:
+        """Leave float32 that the code names as it is: something that it makes does not go with float64."""
+        self._narrow.append(True)
 
     @property
     def recurrent(self) -> bool:

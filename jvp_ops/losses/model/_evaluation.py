@@ -75,7 +75,7 @@ class Evaluation:
         means = means if self.objective.function is None else None
         if self._binding.keeps_state:
             self._binding.install(self.substitutes)
-        with _Pass(self.substitutes, means):
+        with _Pass(self.substitutes, means, wide=self._binding.is_wide):
             return _call(self.objective.model, batch.inputs)
 
     def loss(
@@ -85,7 +85,8 @@ class Evaluation:
         function = self.objective.function
         if function is None:
             return _own_loss(outputs)
-        with _Pass(self.substitutes if substitutes is None else substitutes, means):
+        chosen = self.substitutes if substitutes is None else substitutes
+        with _Pass(chosen, means, wide=self._binding.is_wide):
             return checked_scalar("the loss function", function(outputs, batch.targets))
 
     def value(self, batch: Batch, means: Means | None = None) -> Tensor:
@@ -126,17 +127,22 @@ def bound(objective: Objective, binding: Binding, substitutes: Substitutes) -> I
 
 
 class _Pass(TorchFunctionMode):
-    """Let every torch call see θ where it is given a parameter itself, as closures and lists hold them."""
+    """Let every torch call see θ where it is given a parameter itself, as closures and lists hold them.
 
-    def __init__(self, substitutes: Substitutes, means: Means | None) -> None:
+    In a `wide` pass the code runs in float64 throughout: where it names float32, it gets float64.
+    """
+
+    def __init__(self, substitutes: Substitutes, means: Means | None, *, wide: bool) -> None:
         super().__init__()
-        self._substitutes, self._means = substitutes, means
+        self._substitutes, self._means, self._wide = substitutes, means, wide
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args = tuple(self._bound(value) for value in args)
         kwargs = {key: self._bound(value) for key, value in kwargs.items()} if kwargs else {}
+        if self._wide and function is Tensor.float:
+            function = Tensor.double
         if self._means is not None and function in RECOGNIZED:
             return self._means.take(function, args, kwargs)
         return written_out(function)(*args, **kwargs)
@@ -144,6 +150,8 @@ class _Pass(TorchFunctionMode):
     def _bound(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._substitutes.get(id(value), value)
+        if self._wide and value is torch.float32:
+            return torch.float64
         if type(value) in (list, tuple):
             return type(value)(self._bound(inside) for inside in value)
         return value

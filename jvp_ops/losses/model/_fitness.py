@@ -32,6 +32,11 @@ def refuse_unfit(model: nn.Module, captured: Captured, *, coupled: bool) -> None
             )
         if any(p is not None and is_lazy(p) for p in (*module._parameters.values(), *module._buffers.values())):
             raise InputError(f"{where} is lazy and has no shapes yet: run the model once on a batch first")
+        if getattr(module, "max_norm", None) is not None and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            raise InputError(
+                f"{where} has max_norm, by which each pass changes its weight in place, out of sight of derivatives: "
+                "divide by the norm in forward, and use max_norm=None"
+            )
         if not coupled:
             _refuse_mixing(module, where)
         drops = getattr(module, "p", 0) if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
@@ -107,16 +112,17 @@ def _is_trained(binding: Binding, name: str, slope: Tensor | None) -> bool:
 
 def fit(objective: Objective, binding: Binding, sample: Batch) -> None:
     """Look at one pass with what functions close over as it is; where that does not run, cast as the model is."""
-    try:
-        look_at_one_pass(objective, binding, sample)
-    except InputError as error:
-        if error.__cause__ is None:  # it runs, and is refused
-            raise
-        binding.cast_closures()
+    ways = [lambda: None, binding.cast_closures, *([binding.keep_narrow] if binding.is_wide else [])]
+    errors = []
+    for change in ways:
+        change()
         try:
-            look_at_one_pass(objective, binding, sample)
-        except InputError as again:
-            raise (error if again.__cause__ is not None else again) from again.__cause__
+            return look_at_one_pass(objective, binding, sample)
+        except InputError as error:
+            if error.__cause__ is None:  # it runs, and is refused
+                raise
+            errors.append(error)
+    raise errors[0]
 
 
 def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:

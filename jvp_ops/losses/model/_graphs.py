@@ -167,7 +167,7 @@ def refuse_concave(slopes: Sequence[Tensor], outputs: Sequence[Tensor], samples:
                 "the loss function is not convex in the model's outputs (a curvature of "
                 f"{float(curvature.min()):.3g} was met), so it has no Gauss-Newton matrix: use hessian(theta)"
             )
-    if largest == 0:
+    if largest == 0 and not any(slope.requires_grad for slope in slopes):
         raise InputError(
             "the loss is linear in the model's outputs, so that its Gauss-Newton matrix is zero by definition (as of a "
             "model that ends in LogSoftmax with nll_loss): take cross_entropy on the logits, or hessian(theta)"
