@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# torch.autograd.grad without its detour by torch functions, under which no mode would see what a checkpoint runs again
 Tensors = Sequence[Tensor]
 _SWITCHES = threading.RLock()  # torch's choice of kernels is one for all threads
 
@@ -144,16 +146,16 @@ def pull_back(outputs: Tensors, inputs: Tensors, cotangents: Tensors, *, differe
     used = [(out, u) for out, u in zip(outputs, cotangents, strict=True) if out.requires_grad]
     if not used:
         return [torch.zeros_like(tensor) for tensor in inputs]
-    found = torch.autograd.grad(
-        [out for out, _ in used],
-        list(inputs),
-        [u for _, u in used],
-        retain_graph=True,
-        create_graph=differentiable,
-        allow_unused=True,
-        materialize_grads=True,
+    found = _engine_run_backward(
+        tuple(out for out, _ in used),
+        tuple(u for _, u in used),
+        True,
+        differentiable,
+        tuple(inputs),
+        True,
+        accumulate_grad=False,
     )
-    return list(found)
+    return [torch.zeros_like(z) if slope is None else slope for slope, z in zip(found, inputs, strict=True)]
 
 
 def gradients(value: Tensor, inputs: Tensors, *, differentiable: bool = False) -> list[Tensor]:

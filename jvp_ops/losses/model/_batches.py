@@ -11,10 +11,11 @@ from torch import Tensor
 from jvp_ops._checks import check_finite
 from jvp_ops.errors import DataError, InputError
 from jvp_ops.losses.model._items import LABELS, REMEDY, is_one_batch
-from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_together
+from jvp_ops.losses.model._structures import all_tensors, layout_of, map_tensors, put_together
 from jvp_ops.store import raw_bytes, sha256_of
 
 Unpack = Callable[[Any], tuple[Any, Any]]
+PAIR = str(["tensor", "tensor"])  # the layout of inputs and targets that are one tensor each
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,11 @@ class Batches:
 
     def identity(self) -> str:
         """Hash the data."""
-        if self._in_memory:
-            return sha256_of(*next(self._raw()).tensors)
-        return sha256_of(torch.tensor(self.sizes), torch.tensor(self._checksums))
+        if not self._in_memory:
+            return sha256_of(torch.tensor(self.sizes), torch.tensor(self._checksums))
+        batch = next(self._raw())
+        laid_out = str(layout_of([batch.inputs, batch.targets]))
+        return f"{sha256_of(*batch.tensors)} {laid_out if laid_out != PAIR else ''}".strip()
 
     def _raw(self) -> Iterator[Batch]:
         """Go through the batches as they are; those without samples are left out."""
@@ -205,7 +208,7 @@ def _check_batch(batch: Batch, number: int, device: torch.device, dtype: torch.d
 
 
 def _checksum(batch: Batch) -> int:
-    checksum = 0
+    checksum = zlib.crc32(str(layout_of([batch.inputs, batch.targets])).encode())
     for tensor in batch.tensors:
         checksum = zlib.crc32(raw_bytes(tensor), checksum)
     return checksum

@@ -104,6 +104,19 @@ class Evaluation:
         """Say whether a batch weighs nothing, so that its own loss is 0/0."""
         return self.objective.is_mean and self.objective.weight(batch) == 0
 
+    def passing(self) -> TorchFunctionMode:
+        """Let every torch call see θ, in this thread: on the way back too, where a checkpoint runs the model again."""
+        return _Pass(self.substitutes, None, wide=self._binding.is_wide)
+
+    def within(self, product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Run a product as a pass."""
+
+        def passed(v: Tensor) -> Tensor:
+            with self.passing():
+                return product(v)
+
+        return passed
+
     def means(self, batch: Batch) -> Means | None:
         """Prepare for the means of one evaluation, where they need it."""
         totals = self.objective.totals

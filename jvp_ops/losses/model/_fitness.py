@@ -1,6 +1,6 @@
 """What a model and a loss function must be for their loss to be one fixed function of θ."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses.model._batches import Batch
-from jvp_ops.losses.model._binding import Binding, plain_tensors
+from jvp_ops.losses.model._binding import Binding, Substitutes, plain_tensors
 from jvp_ops.losses.model._captured import Captured
 from jvp_ops.losses.model._evaluation import Objective, bound
 from jvp_ops.losses.model._structures import all_tensors
@@ -95,14 +95,23 @@ def settle_padding(objective: Objective, binding: Binding, sample: Batch) -> Non
     """Hold a padding row constant only if nothing else trains it, as an output layer that shares the weight does."""
     if not binding.padded:
         return
+
+    def value(leaves: list[Tensor]) -> Tensor:
+        with bound(objective, binding, binding.substitutes(leaves, padding=False)) as at:
+            return at.value(sample)
+
+    release_trained_padding(binding, value)
+
+
+def release_trained_padding(binding: Binding, value: Callable[[list[Tensor]], Tensor | None]) -> None:
+    """Hold those padding rows no longer that a value, of leaves with the rows in them, depends on."""
+    if not binding.padded:
+        return
     leaves = binding.perturbed(0.1)
-    with bound(objective, binding, binding.substitutes(leaves, padding=False)) as at:
-        value = at.value(sample)
-        if value.requires_grad:
-            slopes = torch.autograd.grad(value, leaves, allow_unused=True)
-            binding.release_padding(
-                {n for n, slope in zip(binding.named, slopes, strict=True) if _is_trained(binding, n, slope)}
-            )
+    found = value(leaves)
+    if found is not None and found.requires_grad:
+        slopes = zip(binding.named, torch.autograd.grad(found, leaves, allow_unused=True), strict=True)
+        binding.release_padding({name for name, slope in slopes if _is_trained(binding, name, slope)})
 
 
 def _is_trained(binding: Binding, name: str, slope: Tensor | None) -> bool:
@@ -128,24 +137,24 @@ def fit(objective: Objective, binding: Binding, sample: Batch) -> None:
 def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:
     """Run the model on samples: see what it changes, and refuse what is random, not finite, or not in θ."""
     leaves = binding.leaves(binding.initial())
-    foreign, names = binding.strangers([*objective.model.parameters(), *_parameters_of(objective.function)])
+    foreign, names = strangers(binding, objective)
     substitutes = binding.substitutes(leaves) | foreign
     with bound(objective, binding, substitutes) as at:
         first, second = at.outputs(sample), at.outputs(sample)
         binding.see_changes(substitutes)
         _refuse_random(first, second, keeps_state=binding.keeps_state)
         value = at.value(sample)
-    _refuse_named(value, [*leaves, *sample.tensors], names)
+    refuse_strangers(value, [*leaves, *sample.tensors], names)
     _refuse_kept_values(objective, binding, leaves, value, sample)
 
 
-def refuse_strangers(value: Tensor, leaves: list[Tensor], binding: Binding, objective: Objective) -> None:
-    """Refuse what a value reads that requires gradients and is not in θ."""
-    _, names = binding.strangers([*objective.model.parameters(), *_parameters_of(objective.function)])
-    _refuse_named(value, leaves, names)
+def strangers(binding: Binding, objective: Objective) -> tuple[Substitutes, dict[int, str]]:
+    """Let what requires gradients and cannot be in θ do so, and name it."""
+    return binding.strangers([*objective.model.parameters(), *_parameters_of(objective.function)])
 
 
-def _refuse_named(value: Tensor, known: Sequence[Tensor], names: dict[int, str]) -> None:
+def refuse_strangers(value: Tensor, known: Sequence[Tensor], names: dict[int, str]) -> None:
+    """Refuse what a value reads that requires gradients and is not known."""
     for leaf in _strangers(value, known):
         name = names.get(id(leaf), "a parameter" if isinstance(leaf, nn.Parameter) else None)
         if name is not None:

@@ -21,7 +21,14 @@ from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
 from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
 from jvp_ops.losses.model._findings import find_out
-from jvp_ops.losses.model._fitness import refuse_shared_memory, refuse_strangers, refuse_unfit
+from jvp_ops.losses.model._fitness import (
+    fit,
+    refuse_shared_memory,
+    refuse_strangers,
+    refuse_unfit,
+    release_trained_padding,
+    strangers,
+)
 from jvp_ops.losses.model._graphs import (
     Part,
     Reading,
@@ -216,9 +223,8 @@ class ModelLoss:
         with self._at(theta) as (at, leaves):
 
             def add(batch: Batch, total: Tensor) -> None:
-                with recording():
-                    value = at.term(batch)
-                total += join(gradients(value, leaves))
+                with recording(), at.passing():  # a checkpoint runs the model again on the way back
+                    total += join(gradients(at.term(batch), leaves)).detach()
 
             slope = self._sum_over(add, torch.zeros(self.parameters.size, dtype=self.dtype, device=self.device))
             extra = self._regularization(leaves)
@@ -263,6 +269,8 @@ class ModelLoss:
         other.device = self.device if device is None else resolve_device(device)
         other._binding = self._binding.to(other.device, other.dtype)
         other._batches = self._batches.to(other.device, other.dtype)
+        if other.dtype not in (self.dtype, torch.float64):  # float64 was tried when the loss was made
+            fit(self._findings.objective, other._binding, self._findings.samples[0].to(other.device, other.dtype))
         return other
 
     def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
@@ -303,6 +311,7 @@ class ModelLoss:
             **code,
             **modes,
             **({"coupled": True} if self._coupled else {}),
+            **({} if self._outputs is None else {"outputs": self._outputs}),
         }
 
     @property
@@ -318,16 +327,27 @@ class ModelLoss:
 
     def _look_at_regularizer(self) -> None:
         """Try the regularizer once: it must be a finite scalar, and read nothing else that requires gradients."""
-        leaves = self._binding.leaves(self._binding.initial())
-        value = self._regularization(leaves)
-        if value is None:
+        if self._regularizer is None:
             return
-        if not bool(torch.isfinite(value)):
-            raise NonFiniteError(f"the regularizer is {float(value.detach())} at the model's own values")
-        refuse_strangers(value, leaves, self._binding, self._findings.objective)
+        for binding in (self._binding, self._binding.to(self.device, torch.float64)):
+            leaves = binding.leaves(binding.initial())
+            foreign, names = strangers(binding, self._findings.objective)
+            try:
+                value = self._regularization(leaves, binding, instead=foreign)
+            except InputError as error:
+                if error.__cause__ is None:
+                    raise
+                binding.cast_closures()
+                foreign, names = strangers(binding, self._findings.objective)
+                value = self._regularization(leaves, binding, instead=foreign)
+            assert value is not None
+            if not bool(torch.isfinite(value)):
+                raise NonFiniteError(f"the regularizer is {float(value.detach())} at the model's own values")
+            refuse_strangers(value, leaves, names)
+        release_trained_padding(self._binding, lambda leaves: self._regularization(leaves, padding=False))
 
-    @cached_property
     def _probe(self) -> Probe:
+        """Take some samples for a check; not kept, since it holds the model in float64."""
         dtype = torch.float64 if self._findings.in_float64 else self.dtype
         objective, binding = self._objective, self._binding.to(self.device, dtype)
         samples = [batch.to(self.device, dtype) for batch in self._findings.samples]
@@ -337,7 +357,7 @@ class ModelLoss:
 
     def _check_once(self, kind: str, check: Callable[[Probe, Tensor], None], theta: Tensor) -> None:
         if not self._unchecked and kind not in self._passed:
-            probe = self._probe
+            probe = self._probe()
             somewhere_near(partial(check, probe), theta.to(probe.binding.dtype), probe.sizes)
             self._passed.add(kind)
 
@@ -357,7 +377,7 @@ class ModelLoss:
 
     def _copy(self) -> "ModelLoss":
         other = object.__new__(ModelLoss)
-        lazy = ("_gradient_plan", "_probe", "_weight")
+        lazy = ("_gradient_plan", "_weight")
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in lazy})
         return other
 
@@ -379,12 +399,21 @@ class ModelLoss:
         with bound(self._objective, self._binding, self._binding.substitutes(leaves)) as at:
             yield at, leaves
 
-    def _regularization(self, leaves: Tensors, binding: Binding | None = None) -> Tensor | None:
+    def _regularization(
+        self,
+        leaves: Tensors,
+        binding: Binding | None = None,
+        *,
+        padding: bool = True,
+        instead: Mapping[int, Tensor] | None = None,
+    ) -> Tensor | None:
         """Compute the regularizer with its graph, of the model's parameters with θ in them."""
         if self._regularizer is None:
             return None
-        values = (binding or self._binding).substitutes(leaves)
-        with recording(), explained("the regularizer does not run on the parameters"):
+        binding = binding or self._binding
+        values = binding.substitutes(leaves, padding=padding) | dict(instead or {})
+        at = Evaluation(self._findings.objective, binding, values)
+        with recording(), explained("the regularizer does not run on the parameters"), at.passing():
             return checked_scalar(
                 "the regularizer", self._regularizer({name: values[n] for name, n in self._numbers.items()})
             )
@@ -429,8 +458,9 @@ class ModelLoss:
             record = graph(at, leaves)
 
             def build(batch: Batch) -> Any:
-                with recording():
-                    return record(batch)
+                with recording(), at.passing():
+                    product = record(batch)
+                return at.within(product)
 
             stream = Stream.linearize(self._batches, build, self._plan(build, leaves))
             extra = self._regularization(leaves)

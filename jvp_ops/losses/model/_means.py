@@ -104,11 +104,11 @@ def _denominator(function: Callable[..., Tensor], options: dict[str, Any]) -> tu
     given, target, weight = options["input"], options["target"], options.get("weight")
     if function in BY_ENTRY:
         if weight is not None and function in BY_WEIGHT:
-            return float(weight.sum()), False
+            return float(weight.double().sum()), False
         return float(torch.broadcast_shapes(given.shape, target.shape).numel()), True
     if target.is_floating_point():  # probabilities of classes
         return float(given.numel() // given.shape[0 if given.ndim == 1 else 1]), True
     counted = target != options["ignore_index"]
     if weight is None:
         return float(counted.sum()), bool(counted.all())
-    return float((weight[torch.where(counted, target, 0)] * counted).sum()), False
+    return float((weight.double()[torch.where(counted, target, 0)] * counted).sum()), False

@@ -16,7 +16,7 @@ from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_toget
 
 SAMPLES = 512  # tried in all
 PIECE = 256  # samples of a forward pass
-MOST_OUTPUTS = 2**24  # numbers that are put together
+MOST_NUMBERS = 2**24  # that are put together
 SCALES = (0.5, 0.1, 0.01, 0.0)  # of the perturbation of θ, in its own units: the first whose losses are finite
 
 
@@ -88,8 +88,7 @@ def find_totals(objective: Objective, binding: Binding, batches: Iterable[Batch]
     found = _Found()
     substitutes = binding.substitutes(binding.perturbed(scale))
     with bound(objective, binding, substitutes) as at:
-        for batch in batches:
-            _go_through(at, list(batch.pieces(PIECE)), found)
+        _go_through(at, (piece for batch in batches for piece in batch.pieces(PIECE)), found)
     return replace(objective, totals=found.totals(objective))
 
 
@@ -128,21 +127,36 @@ class _Found:
         return None if same or not self.weights else Totals(self.samples, tuple(self.weights))
 
 
-def _go_through(at: Evaluation, pieces: list[Batch], found: _Found) -> None:
-    outputs: list[object] = []
-    joined = at.objective.function is not None
-    for number, piece in enumerate(pieces):
+def _go_through(at: Evaluation, pieces: Iterable[Batch], found: _Found) -> None:
+    """Evaluate all pieces, and hold the loss of many put together, of whatever batches, against their own."""
+    group, outputs = list[Batch](), list[object]()
+
+    def compare() -> None:
+        if outputs:
+            _compare(at, group, outputs)
+        group.clear()
+        outputs.clear()
+
+    for piece in pieces:
         means = Means(piece.samples)
         output = map_tensors(at.outputs(piece, means), lambda z: z.detach())
         at.loss(output, piece, means)
         found.add(means, output)
-        joined &= all(z.ndim > 0 and len(z) == piece.samples for z in all_tensors(output))
+        tensors = all_tensors((output, piece.targets))
+        if at.objective.function is None or any(z.ndim == 0 or len(z) != piece.samples for z in tensors):
+            compare()
+            continue
+        if outputs and _shapes(tensors) != _shapes(all_tensors((outputs[-1], group[-1].targets))):
+            compare()
+        group.append(Batch(torch.arange(piece.samples), piece.targets))  # the inputs have done their work
         outputs.append(output)
-        full = sum(z.numel() for output in outputs for z in all_tensors(output)) > MOST_OUTPUTS
-        if number + 1 == len(pieces) or full or not joined:
-            if joined:
-                _compare(at, pieces[number + 1 - len(outputs) : number + 1], outputs)
-            outputs = []
+        if sum(z.numel() for z in all_tensors((outputs, [one.targets for one in group]))) > MOST_NUMBERS:
+            compare()
+    compare()
+
+
+def _shapes(tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape[1:]) for tensor in tensors]
 
 
 def _compare(at: Evaluation, pieces: list[Batch], outputs: list[object]) -> None:

@@ -73,6 +73,17 @@ def all_tensors(structure: Any, *, strict: bool = False) -> list[Tensor]:
     return found
 
 
+def layout_of(structure: Any) -> Any:
+    """Say how tensors lie in a structure, and what else is in it: keys, numbers and text."""
+    if isinstance(structure, Tensor):
+        return "tensor"
+    if isinstance(structure, Mapping):
+        return {str(key): layout_of(value) for key, value in structure.items()}
+    if isinstance(structure, tuple | list):
+        return [layout_of(value) for value in structure]
+    return repr(structure) if isinstance(structure, PLAIN) else type(structure).__name__
+
+
 def put_together(structures: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
     """Make one structure of several of the same kind, whose tensors are joined one by one."""
     joined = iter([join(list(tensors)) for tensors in zip(*map(all_tensors, structures), strict=True)])

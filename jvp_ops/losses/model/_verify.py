@@ -56,7 +56,7 @@ class Probe:
     def at(self, theta: Tensor) -> Iterator[tuple[Evaluation, list[Tensor]]]:
         """Put θ into the modules, as leaves."""
         leaves = self.binding.leaves(split(theta, self.binding.initial()))
-        with bound(self.objective, self.binding, self.binding.substitutes(leaves)) as evaluation:
+        with bound(self.objective, self.binding, self.binding.substitutes(leaves)) as evaluation, evaluation.passing():
             yield evaluation, leaves
 
     def value(self, at: Evaluation, leaves: Sequence[Tensor]) -> Tensor:
