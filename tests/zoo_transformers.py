@@ -79,7 +79,7 @@ def gpt2_on_padded_batches():
     source="huggingface/transformers: Fix Gradient Accumulation issue",
 )
 def gpt2_on_padded_batches_of_unknown_weight():
-    return Case(gpt2(), None, PAD, own_loss, forms=("ragged batches",))
+    return Case(gpt2(), None, PAD, own_loss, forms=("ragged batches",), **SINGLE)
 
 
 @entry(

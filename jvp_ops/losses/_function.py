@@ -135,7 +135,7 @@ class FunctionLoss:
         return other
 
     def identity(self) -> dict[str, Any]:
-        """All that L depends on, as a JSON-able dict; of code, the names and the compiled instructions."""
+        """All that L depends on, as a JSON-able dict; of functions, their code and what they hold."""
         shapes = {entry.name: entry.shape for entry in self.parameters}
         function = callable_identity(self.function)
         return {"loss": "FunctionLoss", "function": function, "shapes": shapes, "dtype": str(self.dtype)}

@@ -124,7 +124,7 @@ class FunctionMap:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Name the map, as a JSON-able dict; of code, the names and the compiled instructions."""
+        """Name the map, as a JSON-able dict; of functions, their code and what they hold."""
         shapes = {entry.name: entry.shape for entry in self.parameters}
         return {"map": "FunctionMap", "function": callable_identity(self.function), "shapes": shapes}
 

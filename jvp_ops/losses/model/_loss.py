@@ -294,7 +294,7 @@ class ModelLoss:
         return other
 
     def identity(self) -> dict[str, Any]:
-        """All that L depends on, as a JSON-able dict; of code, the names and the compiled instructions."""
+        """All that L depends on, as a JSON-able dict; of functions, their code and what they hold."""
         objective, named = self._objective, {"regularizer": self._regularizer, "normalizer": self._objective.normalizer}
         with self._binding.holding(self._binding.substitutes(self._binding.leaves(self._binding.initial()))):
             code = {name: callable_identity(function) for name, function in named.items() if function is not None}
