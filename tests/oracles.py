@@ -99,10 +99,10 @@ def training_gradient(model, function, inputs, targets):
     return gradient
 
 
-def differences(function, theta, h=2e-3):
-    """Differentiate by central differences of sixth order: row i is the change of the function along θ_i."""
+def differences(function, theta, h=2e-3, along=None):
+    """Differentiate by central differences of sixth order: row i is the change along θ_i, or along some directions."""
     rows = []
-    for step in h * torch.eye(len(theta), dtype=theta.dtype):
+    for step in h * (torch.eye(len(theta), dtype=theta.dtype) if along is None else along):
         near, far, farther = ((function(theta + n * step) - function(theta - n * step)) for n in (1, 2, 3))
         rows.append((45 * near - 9 * far + farther) / (60 * h))
     return torch.stack(rows)
