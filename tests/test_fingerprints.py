@@ -399,6 +399,7 @@ def test_a_teacher_in_a_loss_function_is_no_part_of_theta():
     def of(teacher):
         model, pair = nn.Linear(3, 3), (torch.ones(4, 3), torch.ones(4, 3))
         nn.init.zeros_(model.weight)
+        teacher.requires_grad_(False)
         return jo.ModelLoss(model, lambda z, t: ((z - teacher(t)) ** 2).mean(), pair).identity()["function"]
 
     assert of(layer()) == of(layer()) != of(layer(change="linear.weight"))

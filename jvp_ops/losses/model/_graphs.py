@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -66,9 +66,9 @@ def gauss_newton_graph(at: Evaluation, leaves: Tensors, batch: Batch, part: Part
 
 
 def outer_gradient(
-    at: Evaluation, leaves: Tensors, batch: Batch, part: Part, again: Reading
+    at: Evaluation, leaves: Tensors, batch: Batch, part: Part, again: Reading, *, elsewhere: bool = False
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Record the loss of a chunk as a function of the outputs z, and its gradient in them.
+    """Record the loss of a chunk as a function of the outputs z, and its gradient in them; at others, `elsewhere`.
 
     Returns
     -------
@@ -85,7 +85,9 @@ def outer_gradient(
     if at.objective.function is None:  # the loss is there already, computed from z within the model
         value = at.objective.term(at.loss(found, batch), batch)
         return chosen, gradients(value, chosen, differentiable=True), chosen
-    cut = {id(z): z.detach().requires_grad_() for z in chosen}
+    random = torch.Generator().manual_seed(0)
+    others = [torch.randn(z.shape, generator=random).to(z) if elsewhere else z.detach() for z in chosen]
+    cut = {id(z): other.requires_grad_() for z, other in zip(chosen, others, strict=True)}
     seen = map_tensors(found, lambda z: cut.get(id(z), z.detach()))
     value = at.objective.term(at.loss(seen, batch, means, again.substitutes), batch)
     inputs = [*cut.values(), *again.leaves]
@@ -150,8 +152,8 @@ def find_part(at: Evaluation, batch: Batch) -> Part:
     return used[0]
 
 
-def refuse_concave(slopes: Sequence[Tensor], outputs: Sequence[Tensor], samples: int) -> None:
-    """Probe uᵀ (∂²ℓ/∂z²) u for each sample; a negative one shows that ℓ is not convex in the outputs."""
+def refuse_concave(slopes: Sequence[Tensor], outputs: Sequence[Tensor], samples: int) -> float:
+    """Probe uᵀ (∂²ℓ/∂z²) u for each sample, and return the largest; a negative one shows that ℓ is not convex."""
     random, largest = torch.Generator().manual_seed(0), 0.0
     for _ in range(4):
         probes = [torch.randn(z.shape, generator=random).to(z) for z in outputs]
@@ -167,11 +169,15 @@ def refuse_concave(slopes: Sequence[Tensor], outputs: Sequence[Tensor], samples:
                 "the loss function is not convex in the model's outputs (a curvature of "
                 f"{float(curvature.min()):.3g} was met), so it has no Gauss-Newton matrix: use hessian(theta)"
             )
-    if largest == 0 and not any(slope.requires_grad for slope in slopes):
-        raise InputError(
-            "the loss is linear in the model's outputs, so that its Gauss-Newton matrix is zero by definition (as of a "
-            "model that ends in LogSoftmax with nll_loss): take cross_entropy on the logits, or hessian(theta)"
-        )
+    return largest
+
+
+def refuse_linear() -> NoReturn:
+    """Refuse a Gauss-Newton matrix that is zero whatever θ is."""
+    raise InputError(
+        "the loss is linear in the model's outputs, so that its Gauss-Newton matrix is zero by definition (as of a "
+        "model that ends in LogSoftmax with nll_loss): take cross_entropy on the logits, or hessian(theta)"
+    )
 
 
 def _parts(outputs: Any) -> list[tuple[str | int, Any]]:

@@ -38,6 +38,7 @@ from jvp_ops.losses.model._graphs import (
     hessian_graph,
     outer_gradient,
     refuse_concave,
+    refuse_linear,
 )
 from jvp_ops.losses.model._items import Unpacking
 from jvp_ops.losses.model._parameters import common_dtype, real_shape, trainable
@@ -368,9 +369,15 @@ class ModelLoss:
             part = find_part(at, samples[0]) if self._outputs is None else self._outputs
             again = self._binding.leaves(leaves)
             reading = Reading(again, self._binding.reading(at.substitutes, again))
-            for batch in samples:
-                z, slopes, inputs = outer_gradient(at, leaves, batch, part, reading)
-                refuse_concave(slopes[: len(z)], inputs[: len(z)], batch.samples)
+
+            def curvature_of(batch: Batch, *, elsewhere: bool) -> float:
+                z, slopes, inputs = outer_gradient(at, leaves, batch, part, reading, elsewhere=elsewhere)
+                return refuse_concave(slopes[: len(z)], inputs[: len(z)], batch.samples)
+
+            largest = max(curvature_of(batch, elsewhere=False) for batch in samples)
+            # a saturated loss is flat where it stands, a linear one everywhere
+            if largest == 0 and not any(curvature_of(batch, elsewhere=True) for batch in samples):
+                refuse_linear()
         return part
 
     # --- sums over the data -------------------------------------------------------------------------------------
