@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jvp_ops._explained import explained
-from jvp_ops.errors import InputError
+from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.parameters import Parameters
 
 UNCHECKED = "second derivatives were not checked against differences, as second_derivatives='unchecked' asked for"
@@ -71,6 +72,8 @@ def disagreement(
     Disagreement or None
         The block that is furthest off at every step; None where each block agrees at some step.
     """
+    if not all(bool(torch.isfinite(block).all()) for block in claimed):
+        raise NonFiniteError("a derivative is NaN or Inf where it was to be checked")
     ladder = LADDERS[at.dtype]
     open_blocks, worst, noise = set(range(len(claimed))), None, None
     for attempt in range(2):  # the second time with the function's own noise measured, which costs more
@@ -129,8 +132,9 @@ def somewhere_near(check: Callable[[Tensor], None], at: Tensor, sizes: Sequence[
     """
     try:
         check(at + 1e-3 * direction_at(at, sizes, seed=2))
-    except InputError:
-        check(at)
+    except (InputError, NonFiniteError):
+        with suppress(NonFiniteError):  # which any product says itself
+            check(at)
 
 
 def check_product(function: Function, product: Callable[[Tensor], Tensor], what: str) -> None:
