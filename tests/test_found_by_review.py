@@ -143,3 +143,23 @@ def test_numbers_keys_and_parts_make_losses_different():
     assert of(1.0) != of(3.0)
     plain = [jo.ModelLoss(seeded(mlp), functional.cross_entropy, (X, T), outputs=o).identity() for o in (None, 0)]
     assert plain[0] != plain[1]
+
+
+class Folded(nn.Module):
+    """Multiplies its weights at its first call in eval mode, and keeps the product without its graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.kept = nn.Linear(3, 4, bias=False), nn.Linear(4, 3, bias=False), None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = (self.last.weight @ self.first.weight).detach()
+        return x @ self.kept.mT
+
+
+def test_a_model_whose_weights_were_folded_before_it_was_handed_over_is_refused():
+    model = seeded(Folded)
+    model(X)
+    with pytest.raises(jo.InputError, match=r"kept|depends on none"):
+        jo.ModelLoss(model, functional.cross_entropy, (X, T)).hessian(torch.zeros(24).double())

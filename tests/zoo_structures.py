@@ -230,22 +230,6 @@ def weights_folded_at_the_first_call():
     return Case(seeded(Wandering).eval(), nn.MSELoss(), (X, Y), refolded)
 
 
-def folded_before():
-    model = seeded(Wandering).eval()
-    model(X)
-    return model
-
-
-@entry(
-    REFUSED,
-    fault="stale",
-    hard="the same, handed over after its first call: parameters change nothing",
-    source="practice (folded weights; zero-shot heads)",
-)
-def weights_folded_before():
-    return Case(folded_before(), nn.MSELoss(), (X, Y), supervised)
-
-
 @entry(RIGHT, hard="the same model in training mode keeps nothing", source="practice (folded weights)")
 def weights_folded_in_eval_mode_only():
     return Case(seeded(Folded), nn.MSELoss(), (X, Y), supervised)

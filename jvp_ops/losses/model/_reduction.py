@@ -143,7 +143,8 @@ def _go_through(at: Evaluation, pieces: Iterable[Batch], found: _Found) -> None:
         at.loss(output, piece, means)
         found.add(means, output)
         tensors = all_tensors((output, piece.targets))
-        if at.objective.function is None or any(z.ndim == 0 or len(z) != piece.samples for z in tensors):
+        apart = at.objective.function is None or not all_tensors(output)  # a distribution, say, is not put together
+        if apart or any(z.ndim == 0 or len(z) != piece.samples for z in tensors):
             compare()
             continue
         if outputs and _shapes(tensors) != _shapes(all_tensors((outputs[-1], group[-1].targets))):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -39,10 +40,8 @@ def map_tensors(structure: Any, function: Callable[[Tensor], Tensor], *, strict:
         for field in dataclasses.fields(structure):
             object.__setattr__(made, field.name, again(getattr(structure, field.name)))
         return made
-    if not strict and any(isinstance(value, Tensor) for value in getattr(structure, "__dict__", {}).values()):
-        made = copy.copy(structure)
-        made.__dict__.update({name: again(value) for name, value in vars(structure).items()})
-        return made
+    if isinstance(structure, SimpleNamespace):
+        return SimpleNamespace(**{name: again(value) for name, value in vars(structure).items()})
     if strict and not isinstance(structure, PLAIN):
         raise InputError(
             f"data must be made of torch tensors, not {type(structure).__name__}: torch.as_tensor(...) makes one of an "
