@@ -21,31 +21,25 @@ def worker_count(device: torch.device) -> int:
     return min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
 
 
-def accumulate(
-    add: Callable[[Item, Tensor], None], items: Sequence[Item], total: Tensor, *, workers: int | None = None
-) -> Tensor:
+def accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total: Tensor) -> Tensor:
     """Call ``add(item, total)`` for each item, where `add` adds the item's share to the tensor it is given.
 
-    Returns the sum on top of what `total` held. `add` runs without gradient mode, in several threads; in at most
-    `workers`, where that is given.
+    Returns the sum on top of what `total` held. `add` runs without gradient mode, in several threads: it must be code
+    of our own, since a user's may change what threads share.
     """
-    with torch.inference_mode(False):
-        total = total.clone() if total.is_inference() else total
-        most = worker_count(total.device)
-        return _accumulate(add, items, total, most if workers is None else min(workers, most))
 
-
-def _accumulate(add: Callable[[Item, Tensor], None], items: Sequence[Item], total: Tensor, workers: int) -> Tensor:
     def add_all(share: Sequence[Item], part: Tensor) -> None:
         for item in share:
             add(item, part)
 
-    workers = max(1, min(workers, len(items)))
-    parts = [total] + [torch.zeros_like(total) for _ in range(workers - 1)]
-    in_threads([partial(add_all, items[worker::workers], part) for worker, part in enumerate(parts)])
-    for part in parts[1:]:
-        total += part
-    return total
+    with torch.inference_mode(False):
+        total = total.clone() if total.is_inference() else total
+        workers = max(1, min(worker_count(total.device), len(items)))
+        parts = [total] + [torch.zeros_like(total) for _ in range(workers - 1)]
+        in_threads([partial(add_all, items[worker::workers], part) for worker, part in enumerate(parts)])
+        for part in parts[1:]:
+            total += part
+        return total
 
 
 def in_threads(jobs: Sequence[Callable[[], None]]) -> None:

@@ -408,6 +408,10 @@ def test_a_teacher_in_a_loss_function_is_no_part_of_theta():
 # --- what is not seen --------------------------------------------------------------------------------------------
 
 
+def halve(x):
+    return x / 2
+
+
 @pytest.mark.parametrize(
     "make, name",
     [
@@ -417,6 +421,7 @@ def test_a_teacher_in_a_loss_function_is_no_part_of_theta():
         (lambda: torch.Generator(), "torch._C.Generator"),
         (lambda: np.random.default_rng(0), "numpy.random._generator.Generator"),
         (lambda: threading.Lock(), "_thread.lock"),
+        (lambda: np.frompyfunc(halve, 1, 1), "ufunc halve (vectorized)"),
         (lambda: sys.__stderr__, "_io.TextIOWrapper"),
         (lambda: sys.__stderr__.write, "_io.TextIOWrapper"),
         (lambda: torch.empty(2, device="meta"), "torch.Tensor of torch.strided on meta"),

@@ -6,6 +6,7 @@ see the same.
 
 import hashlib
 import inspect
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,6 +124,8 @@ class Sight:
             yield value.__name__ if is_library(value.__name__) else self.not_seen(f"module {value.__name__}")
         elif callable(value) and bound_to(value) is not None:
             yield from (title(value), self.see(bound_to(value)))
+        elif isinstance(value, np.ufunc):
+            yield value.__name__ if _is_known_ufunc(value) else self.not_seen(f"ufunc {value.__name__}")
         elif callable(value) and kind.__module__.startswith("torch._ops"):
             yield title(value)  # it holds caches alone
         elif kind.__module__ in ("torch._C", "torch.jit"):
@@ -237,6 +240,11 @@ def _has_identity(value: Any) -> bool:
     """Say whether a value is a loss, a map or an operator of this package, which name themselves."""
     ours = any(base.__module__.startswith("jvp_ops.") for base in type(value).__mro__)
     return ours and callable(getattr(value, "identity", None))
+
+
+def _is_known_ufunc(value: np.ufunc) -> bool:
+    """Say whether a ufunc is numpy's or scipy's own, rather than made of a function of the user's."""
+    return any(getattr(sys.modules.get(home), value.__name__, None) is value for home in ("numpy", "scipy.special"))
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:

@@ -446,8 +446,7 @@ class ModelLoss:
 
     def _plan(self, build: Builder, leaves: Tensors) -> Plan:
         budget = resolve_budget(self.max_memory, self.device)
-        alone, size = self._binding.keeps_state, self.parameters.size
-        plan = Plan(build, self._batches, [*leaves, *self._binding.held], size, budget, alone=alone)
+        plan = Plan(build, self._batches, [*leaves, *self._binding.held], self.parameters.size, budget)
         for batch in self._batches:  # measured while the modules hold θ
             plan.chunk(batch)
         return plan

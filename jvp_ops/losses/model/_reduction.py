@@ -1,6 +1,7 @@
 """Whether a loss is a mean or a sum over samples, and what it divides by, found out by trying; else it is refused."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,8 @@ def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Bat
         if scale == 0.0 and refused is not None:
             raise refused
         substitutes = binding.substitutes(binding.perturbed(scale))
-        with bound(objective, binding, substitutes) as at:
+        with bound(objective, binding, substitutes) as at, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one sample, say, that a user's code never sees alone
             trials = [trial for sample in samples if (trial := _try(at, sample)) is not None]
         if all(trial.is_finite for trial in trials):
             try:

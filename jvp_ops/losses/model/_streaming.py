@@ -8,11 +8,10 @@ from torch import Tensor
 
 from jvp_ops._autodiff import AllocatedBytes, SavedBytes, add_columns, recording
 from jvp_ops._memory import require
-from jvp_ops._parallel import accumulate, worker_count
 from jvp_ops.losses.model._batches import Batch, Batches
 
 Builder = Callable[[Batch], Any]
-# a graph of this size keeps the threads or the GPU busy
+# a graph of this size keeps torch's threads or the GPU busy
 CHUNK_BYTES = {"cpu": 20 * 2**20, "cuda": 512 * 2**20}
 
 
@@ -30,31 +29,19 @@ class Plan:
     size : int
         Of θ.
     budget : int
-        Bytes in all: first for what the threads work on, the rest for graphs to keep.
-    alone : bool
-        One chunk at a time: the modules keep state while they run.
+        Bytes in all: first for the chunk that is worked on, the rest for graphs to keep.
 
     Raises
     ------
     MemoryBudgetError
-        From `chunk`: the graph of one sample in each thread does not fit.
+        From `chunk`: the graph of one sample does not fit.
     """
 
-    def __init__(
-        self,
-        build: Builder,
-        batches: Batches,
-        known: Sequence[Tensor],
-        size: int,
-        budget: int,
-        *,
-        alone: bool = False,
-    ) -> None:
+    def __init__(self, build: Builder, batches: Batches, known: Sequence[Tensor], size: int, budget: int) -> None:
         self._build, self._known, self.budget = build, known, budget
         self._largest_batch = max(batches.sizes)
         self._device = known[0].device
-        self.workers = 1 if alone else worker_count(self._device)
-        self._vectors = 2 * self.workers * size * known[0].element_size()
+        self._vectors = 2 * size * known[0].element_size()
         self._costs: dict[Any, tuple[int, int]] = {}
 
     def bytes_of(self, batch: Batch) -> int:
@@ -66,11 +53,11 @@ class Plan:
         """Say how many samples of this shape make a chunk."""
         fixed, per_sample = self._cost(batch)
         remedy = "raise max_memory, or use a smaller model"
-        require(self._work(fixed + per_sample), self.budget, "the graph of one sample in each thread", remedy)
+        require(self._work(fixed + per_sample), self.budget, "the graph of one sample", remedy)
         target = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
-        fits = (self.budget // 2 - self._vectors) // (2 * self.workers)
+        fits = (self.budget // 2 - self._vectors) // 2
         most = (min(target, fits) - fixed) // max(per_sample, 1)
-        return _evenly(max(batch.samples, self._largest_batch), max(1, most), self.workers)
+        return _evenly(max(batch.samples, self._largest_batch), max(1, most))
 
     def room(self, batch: Batch) -> int:
         """Say how many bytes of graphs may be kept beside the work on chunks of this shape."""
@@ -78,8 +65,8 @@ class Plan:
         return self.budget - self._work(fixed + min(self.chunk(batch), batch.samples) * per_sample)
 
     def _work(self, chunk_bytes: int) -> int:
-        """Count what the threads hold: a chunk's graph each, and as much again while it goes backward."""
-        return 2 * self.workers * chunk_bytes + self._vectors
+        """Count what work on a chunk holds: its graph, and as much again while it goes backward."""
+        return 2 * chunk_bytes + self._vectors
 
     def _cost(self, batch: Batch) -> tuple[int, int]:
         """Measure what graphs save: bytes in any case, and bytes a sample."""
@@ -92,10 +79,9 @@ class Plan:
         return self._costs[shape]
 
 
-def _evenly(samples: int, most: int, workers: int) -> int:
-    """Make chunks of at most `most` samples and of equal size, as many for each worker."""
-    count = -(-samples // most)
-    return -(-samples // (-(-count // workers) * workers))
+def _evenly(samples: int, most: int) -> int:
+    """Make chunks of at most `most` samples and of equal size."""
+    return -(-samples // -(-samples // most))
 
 
 def _saved_bytes(build: Builder, batch: Batch, known: Sequence[Tensor]) -> int:
@@ -111,7 +97,12 @@ def _saved_bytes(build: Builder, batch: Batch, known: Sequence[Tensor]) -> int:
 
 
 class Stream:
-    """All chunks of a data set in order: the first ones as recorded graphs, the others recorded anew each time."""
+    """All chunks of a data set in order: the first ones as recorded graphs, the others recorded anew each time.
+
+    One chunk at a time, over all of torch's threads: a user's code may change what threads share and change it back
+    (``torch.func.functional_call`` does, and so does forward-mode differentiation), and so may what it runs on the way
+    back. Chunks in threads of their own were measured to be no faster.
+    """
 
     def __init__(self, batches: Batches, plan: Plan, build: Builder | None = None) -> None:
         self._batches, self._plan, self._build = batches, plan, build
@@ -136,21 +127,23 @@ class Stream:
     def product(self, V: Tensor) -> Tensor:
         """Sum the products of all chunks with V, shape (n, m)."""
 
-        def add_kept(graph: Any, total: Tensor) -> None:
-            add_columns(graph, V, total)
-
         def add_new(piece: Batch, total: Tensor) -> None:
             assert self._build is not None
             add_columns(self._build(piece), V, total)
 
         self._batches.check_unchanged()
-        total = accumulate(add_kept, self.graphs, torch.zeros_like(V), workers=self._plan.workers)
+        with torch.inference_mode(False), torch.no_grad():
+            total = torch.zeros_like(V)
+            for graph in self.graphs:
+                add_columns(graph, V, total)
         return total if self.complete else self.add_all(add_new, total, skip=len(self.graphs))
 
     def add_all(self, add: Callable[[Batch, Tensor], None], total: Tensor, *, skip: int = 0) -> Tensor:
         """Add each chunk's share to `total`, a batch of the data at a time, but for the first `skip` chunks."""
-        for batch in self._batches:
-            pieces = list(batch.pieces(self._plan.chunk(batch)))
-            total = accumulate(add, pieces[skip:], total, workers=self._plan.workers)
-            skip = max(0, skip - len(pieces))
+        with torch.inference_mode(False), torch.no_grad():
+            for batch in self._batches:
+                pieces = list(batch.pieces(self._plan.chunk(batch)))
+                for piece in pieces[skip:]:
+                    add(piece, total)
+                skip = max(0, skip - len(pieces))
         return total
