@@ -85,9 +85,15 @@ class Evaluation:
         function = self.objective.function
         if function is None:
             return _own_loss(outputs)
-        chosen = self.substitutes if substitutes is None else substitutes
-        with _Pass(chosen, means, wide=self._binding.is_wide):
-            return checked_scalar("the loss function", function(outputs, batch.targets))
+        if substitutes is None:
+            with _Pass(self.substitutes, means, wide=self._binding.is_wide):
+                return checked_scalar("the loss function", function(outputs, batch.targets))
+        self._binding.install(substitutes)  # in the modules, too: custom functions are no torch calls
+        try:
+            with _Pass(substitutes, means, wide=self._binding.is_wide):
+                return checked_scalar("the loss function", function(outputs, batch.targets))
+        finally:
+            self._binding.install(self.substitutes)
 
     def value(self, batch: Batch, means: Means | None = None) -> Tensor:
         """Compute the loss of a batch as the user's own code does."""

@@ -16,6 +16,7 @@ from jvp_ops.losses.model._structures import all_tensors, map_tensors
 
 Product = Callable[[Tensor], Tensor]
 Part = str | int | None
+Outer = tuple[list[Tensor], list[Tensor], list[Tensor]]  # z, the gradient of the loss, and what that is taken in
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def gauss_newton_graph(at: Evaluation, leaves: Tensors, batch: Batch, part: Part
 
 def outer_gradient(
     at: Evaluation, leaves: Tensors, batch: Batch, part: Part, again: Reading, *, elsewhere: bool = False
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+) -> Outer:
     """Record the loss of a chunk as a function of the outputs z, and its gradient in them; at others, `elsewhere`.
 
     Returns

@@ -13,7 +13,7 @@ from jvp_ops.errors import InputError
 from jvp_ops.losses.model._batches import Batch
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
-from jvp_ops.losses.model._graphs import Part, Reading, outer_gradient, pick
+from jvp_ops.losses.model._graphs import Outer, Part, Reading, outer_gradient, pick
 from jvp_ops.parameters import Parameters
 
 
@@ -66,15 +66,8 @@ class Probe:
         extra = self.regularizer(leaves)
         return total if extra is None else total + extra
 
-    def value_at(self, theta: Tensor) -> Tensor:
-        """Compute the loss of the samples at θ."""
-        with self.at(theta) as (evaluation, leaves):
-            return self.value(evaluation, leaves).detach()
 
-    def gradient_at(self, theta: Tensor) -> list[Tensor]:
-        """Compute the gradient at θ, parameter by parameter."""
-        with self.at(theta) as (evaluation, leaves):
-            return [slope.detach() for slope in gradients(self.value(evaluation, leaves), leaves)]
+Value = Callable[[Evaluation, Sequence[Tensor]], Tensor]
 
 
 def check_hessian(probe: Probe, theta: Tensor) -> None:
@@ -85,21 +78,36 @@ def check_hessian(probe: Probe, theta: Tensor) -> None:
     InputError
         They disagree; the message names the parameter.
     """
+    _check_curvature(probe, theta, probe.value, "")
+
+
+def _check_curvature(probe: Probe, theta: Tensor, value: Value, of: str) -> None:
+    """Hold gradient and Hessian of a scalar function of θ, named by `of`, against differences."""
+
+    def value_at(at_theta: Tensor) -> Tensor:
+        with probe.at(at_theta) as (there, leaves):
+            return value(there, leaves).detach()
+
+    def gradient_at(at_theta: Tensor) -> list[Tensor]:
+        with probe.at(at_theta) as (there, leaves):
+            return [slope.detach() for slope in gradients(value(there, leaves), leaves)]
+
     v = direction_at(theta, probe.sizes)
     with probe.at(theta) as (evaluation, leaves):
-        slopes = gradients(probe.value(evaluation, leaves), leaves, differentiable=True)
+        slopes = gradients(value(evaluation, leaves), leaves, differentiable=True)
         claimed = [part.detach() for part in pull_back(slopes, leaves, split(v, leaves))]
-    found = disagreement(probe.gradient_at, theta, v, claimed)
+    custom = _custom_functions(slopes)
+    found = disagreement(gradient_at, theta, v, claimed)
     if found is not None:
-        what = "the product of the Hessian with a direction"
-        raise wrong(probe.names[found.block], found, what, "differences of the gradient", _custom_functions(slopes))
+        what = f"the product of the Hessian{of} with a direction"
+        raise wrong(probe.names[found.block], found, what, "differences of the gradient", custom)
     bend = float(join(claimed).norm() * v.norm())
-    value = Function(probe.value_at, theta, probe.layout, "the value", bend)
-    check_slopes(value, join(slopes).detach(), "the gradient", _custom_functions(slopes))
+    whole = Function(value_at, theta, probe.layout, "the value", bend)
+    check_slopes(whole, join(slopes).detach(), f"the gradient{of}", custom)
 
 
 def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
-    """Hold J v, Jᵀ u and Jᵀ ∂ℓ/∂z against differences of the outputs and the gradient of the loss.
+    """Hold J v, Jᵀ u, ∂ℓ/∂z, its derivative along J v, and the regularizer's Hessian against differences.
 
     Raises
     ------
@@ -107,12 +115,19 @@ def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
         They disagree, or the loss depends on θ beside the outputs.
     """
     batch, v = probe.samples[0], direction_at(theta, probe.sizes)
+    _check_outputs(probe, theta, part, batch, v)
+    _check_outer(probe, theta, part, batch, v)
+    with probe.at(theta) as (_, leaves):
+        regularized = probe.regularizer(leaves) is not None
+    if regularized:
+        _check_curvature(probe, theta, lambda _, leaves: _given(probe.regularizer(leaves)), " of the regularizer")
+
+
+def _check_outputs(probe: Probe, theta: Tensor, part: Part, batch: Batch, v: Tensor) -> None:
+    """Hold J v and Jᵀ u against differences of the outputs."""
     random = torch.Generator().manual_seed(1)
     with probe.at(theta) as (evaluation, leaves):
-        again = probe.binding.leaves(leaves)
-        reading = Reading(again, probe.binding.reading(evaluation.substitutes, again))
-        z, slopes, inputs = outer_gradient(evaluation, leaves, batch, part, reading)
-        _check_split(probe.names, z, slopes, len(inputs) > len(z), leaves, gradients(evaluation.term(batch), leaves))
+        z = pick(evaluation.outputs(batch), part)
         tangents = [t.detach() for t in push_forward(z, leaves)(split(v, leaves))]
         u = [torch.randn(one.shape, generator=random, dtype=torch.float64).to(one) for one in z]
         back = [slope.detach() for slope in pull_back(z, leaves, u)]
@@ -131,6 +146,48 @@ def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
         )
     weighted = Function(against_u, theta, probe.layout, "the outputs")
     check_slopes(weighted, join(back), "the adjoint derivative of the model's outputs", _custom_functions(z))
+
+
+def _check_outer(probe: Probe, theta: Tensor, part: Part, batch: Batch, v: Tensor) -> None:
+    """Hold ∂ℓ/∂z against differences of ℓ, and ∂²ℓ/∂z² J v against differences of ∂ℓ/∂z; z moves with θ."""
+
+    @contextmanager
+    def outer(at_theta: Tensor) -> Iterator[tuple[Outer, Evaluation, list[Tensor]]]:
+        with probe.at(at_theta) as (there, leaves):
+            again = probe.binding.leaves(leaves)
+            reading = Reading(again, probe.binding.reading(there.substitutes, again))
+            yield outer_gradient(there, leaves, batch, part, reading), there, leaves
+
+    with outer(theta) as ((z, slopes, inputs), evaluation, leaves):
+        whole = gradients(evaluation.term(batch), leaves)
+        _check_split(probe.names, z, slopes, len(inputs) > len(z), leaves, whole)
+        moved = [*push_forward(z, leaves)(split(v, leaves)), *split(v, leaves)][: len(inputs)]
+        claimed = [slope.detach() for slope in pull_back(slopes, inputs, moved)]
+
+    def slopes_at(at_theta: Tensor) -> list[Tensor]:
+        with outer(at_theta) as ((_, found, _), _, _):
+            return [slope.detach() for slope in found]
+
+    def value_at(at_theta: Tensor) -> list[Tensor]:
+        with probe.at(at_theta) as (there, _):
+            return [there.term(batch).detach()]
+
+    custom = _custom_functions(slopes)
+    found = disagreement(slopes_at, theta, v, claimed)
+    if found is not None:
+        what = "the second derivative of the loss in the model's outputs"
+        raise wrong("", found, what, "differences of its gradient in them", custom)
+    bend = float(join(claimed).norm() * join(moved).norm())
+    slope = join(whole)
+    steep = direction_at(theta, probe.sizes, along=slope)
+    found = disagreement(value_at, theta, steep, [(slope @ steep).detach()], size=bend)
+    if found is not None:
+        raise wrong("", found, "the gradient", "differences of the loss", custom)
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
 
 
 def _check_split(
