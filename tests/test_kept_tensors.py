@@ -47,6 +47,21 @@ class KeepsList(Perceptron):
         return self.last(self.seen[-1])
 
 
+class KeepsLog(Perceptron):
+    """Append to lists in one another, which another module holds too, and in a circle."""
+
+    def __init__(self):
+        super().__init__()
+        self.log = {"passes": [["first"]]}
+        self.log["log"] = self.log
+        self.first.log = self.log["passes"]
+
+    def forward(self, x):
+        assert self.first.log is self.log["log"]["passes"]
+        self.first.log.append([x.mean()])
+        return self.last(torch.tanh(self.first(x)) + 0 * len(self.log["passes"]))
+
+
 class HoldsLock(Perceptron):
     def __init__(self):
         super().__init__()
@@ -89,6 +104,7 @@ KEEPERS = [
     KeepsFeatures,
     KeepsOutput,
     KeepsList,
+    KeepsLog,
     HoldsLock,
     HoldsGenerators,
     HoldsStream,
@@ -125,6 +141,16 @@ def test_a_model_that_cannot_be_copied_is_linearized_as_it_is(kind, trained):
     theta = loss.initial()
     G = exact_gauss_newton(lambda t: outputs_at(model, t, X), lambda z: functional.cross_entropy(z, T), theta)
     torch.testing.assert_close(loss.gauss_newton(theta).dense(), G, rtol=1e-11, atol=1e-13)
+
+
+def test_lists_in_one_another_are_as_they_were():
+    model = made(KeepsLog)
+    model(X)
+    loss = jo.ModelLoss(model, functional.cross_entropy, BATCHES)
+    loss.value(loss.initial()), loss.gradient(loss.initial()), loss.hessian(loss.initial()).dense()
+    assert len(model.log["passes"]) == 2
+    assert model.log["log"] is model.log
+    assert model.first.log is model.log["passes"]
 
 
 @pytest.mark.parametrize("kind", KEEPERS, ids=lambda kind: kind.__name__)

@@ -17,6 +17,7 @@ from jvp_ops.losses.model._captured import OWN_KEYS, Captured
 
 Substitutes = dict[int, Tensor]
 CONTAINERS = (dict, OrderedDict, list, set, tuple)
+DEEPEST = 16  # containers in one another whose content is compared
 
 
 class Binding:
@@ -43,7 +44,8 @@ class Binding:
         self.device, self.dtype, self.named = device, dtype, dict(named)
         self.modules = tuple(captured.modules)
         self.keeps_state = False
-        self._dicts = [_copied(vars(module)) for module in self.modules]
+        met: dict[int, Any] = {}
+        self._dicts = [_replaced(vars(module), {}, met) for module in self.modules]
         self._theta = {id(tensor) for tensor in self.named.values()}
         self._called = captured.names
         self._met_as = {number: f"the tensor {name!r}" for number, (_, name) in captured.tensors.items()}
@@ -162,8 +164,9 @@ class Binding:
 
     def install(self, substitutes: Substitutes) -> None:
         """Give each module the attributes that it was handed over with, and the tensors that stand in for its own."""
+        met: dict[int, Any] = {}
         for module, attributes in zip(self.modules, self._dicts, strict=True):
-            fresh = {key: _replaced(value, substitutes) for key, value in attributes.items()}
+            fresh = _replaced(attributes, substitutes, met)
             if self.keeps_state:
                 fresh["_buffers"] = {k: None if b is None else b.clone() for k, b in fresh["_buffers"].items()}
             _run_plainly(module, fresh)
@@ -174,7 +177,7 @@ class Binding:
         for module, attributes in zip(self.modules, self._dicts, strict=True):
             now = vars(module)
             for key in now.keys() | attributes.keys():
-                found = _state(_replaced(attributes.get(key), substitutes))
+                found = _state(_replaced(attributes.get(key), substitutes, {}))
                 self.keeps_state |= _state(now.get(key)) != found
         for number, tensor in self._cast.items():
             self.keeps_state |= number in self._written and tensor._version > 0
@@ -250,39 +253,37 @@ def _padding_rows(modules: Sequence[nn.Module], theta: set[int]) -> dict[int, in
     return rows
 
 
-def _copied(value: Any) -> Any:
-    """Copy a dict of attributes and the containers in it, not what they hold."""
-    copied = {}
-    for key, inside in value.items():
-        copied[key] = type(inside)(inside) if type(inside) in CONTAINERS else inside
+def _replaced(value: Any, substitutes: Substitutes, met: dict[int, Any]) -> Any:
+    """Copy containers in one another, with other tensors in the place of known ones; `met` are copies made already."""
+    if isinstance(value, Tensor):
+        return substitutes.get(id(value), value)
+    kind = type(value)
+    if kind not in CONTAINERS:
+        return value
+    if id(value) in met:
+        return met[id(value)]
+    if kind is tuple:
+        return tuple(_replaced(inside, substitutes, met) for inside in value)
+    copied = met[id(value)] = kind()
+    if kind is list:
+        copied.extend(_replaced(inside, substitutes, met) for inside in value)
+    elif kind is set:
+        copied.update(_replaced(inside, substitutes, met) for inside in value)
+    else:
+        copied.update((key, _replaced(inside, substitutes, met)) for key, inside in value.items())
     return copied
 
 
-def _replaced(value: Any, substitutes: Substitutes) -> Any:
-    """Copy an attribute with other tensors in the place of known ones."""
-    if isinstance(value, Tensor):
-        return substitutes.get(id(value), value)
-    if type(value) in (dict, OrderedDict):
-        return type(value)((key, _one(inside, substitutes)) for key, inside in value.items())
-    if type(value) in (list, tuple, set):
-        return type(value)(_one(inside, substitutes) for inside in value)
-    return value
-
-
-def _one(value: Any, substitutes: Substitutes) -> Any:
-    return substitutes.get(id(value), value) if isinstance(value, Tensor) else value
-
-
-def _state(value: Any) -> Any:
+def _state(value: Any, depth: int = 0) -> Any:
     """Say what of an attribute a forward pass may change: its numbers and which tensors it holds."""
     if isinstance(value, Tensor):
         return id(value)
     if isinstance(value, int | float | str | bool | None):
         return value
-    if isinstance(value, Mapping):
-        return tuple((str(key), _state(inside)) for key, inside in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(_state(inside) for inside in value)
+    if depth < DEEPEST and isinstance(value, Mapping):
+        return tuple((str(key), _state(inside, depth + 1)) for key, inside in value.items())
+    if depth < DEEPEST and isinstance(value, list | tuple):
+        return tuple(_state(inside, depth + 1) for inside in value)
     return type(value).__name__
 
 

@@ -112,7 +112,7 @@ class Evaluation:
 
     def passing(self) -> TorchFunctionMode:
         """Let every torch call see θ, in this thread: on the way back too, where a checkpoint runs the model again."""
-        return _Pass(self.substitutes, None, wide=self._binding.is_wide)
+        return seeing(self.substitutes, self._binding)
 
     def within(self, product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Run a product as a pass."""
@@ -143,6 +143,11 @@ def bound(objective: Objective, binding: Binding, substitutes: Substitutes) -> I
     )
     with binding.holding(substitutes), explained(what):
         yield Evaluation(objective, binding, substitutes)
+
+
+def seeing(substitutes: Substitutes, binding: Binding) -> TorchFunctionMode:
+    """Let every torch call in this thread see what stands in for the tensors that it is given."""
+    return _Pass(substitutes, None, wide=binding.is_wide)
 
 
 class _Pass(TorchFunctionMode):

@@ -1,38 +1,26 @@
 """Any torch module with any loss function over any data."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jvp_ops._autodiff import Tensors, by_columns, gradients, join, recording, split
+from jvp_ops._autodiff import join
 from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype, sample_numbers
 from jvp_ops._differences import UNCHECKED, somewhere_near
-from jvp_ops._explained import explained
-from jvp_ops._memory import parse_bytes, resolve_budget
+from jvp_ops._memory import parse_bytes
 from jvp_ops._random import Rng
-from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.errors import InputError
 from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
-from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective, bound, checked_scalar
+from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective
 from jvp_ops.losses.model._findings import find_out
-from jvp_ops.losses.model._fitness import (
-    fit,
-    refuse_shared_memory,
-    refuse_strangers,
-    refuse_unfit,
-    release_trained_padding,
-    strangers,
-)
+from jvp_ops.losses.model._fitness import refuse_shared_memory, refuse_unfit
 from jvp_ops.losses.model._graphs import (
     Part,
-    Reading,
-    curvature,
     find_part,
     gauss_newton_graph,
     hessian_graph,
@@ -43,14 +31,14 @@ from jvp_ops.losses.model._graphs import (
 from jvp_ops.losses.model._items import Unpacking
 from jvp_ops.losses.model._parameters import common_dtype, real_shape, trainable
 from jvp_ops.losses.model._redraw import redraw
-from jvp_ops.losses.model._reduction import find_totals, spread_samples
-from jvp_ops.losses.model._streaming import Builder, Plan, Stream
+from jvp_ops.losses.model._reduction import spread_samples
+from jvp_ops.losses.model._regularization import Regularization, Regularizer
+from jvp_ops.losses.model._streaming import Builder
+from jvp_ops.losses.model._total import Graph, Total
 from jvp_ops.losses.model._verify import Probe, check_gauss_newton, check_hessian
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import callable_identity, module_identity, sha256_of
-
-Regularizer = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 class ModelLoss:
@@ -161,33 +149,33 @@ class ModelLoss:
         self.dtype = common_dtype(model) if dtype is None else resolve_dtype(dtype)
         self.device = next(model.parameters()).device if device is None else resolve_device(device)
         self.max_memory = None if max_memory is None else parse_bytes(max_memory)
-        self._regularizer, self._outputs, self._coupled = regularizer, outputs, bool(coupled)
-        self._unchecked = second_derivatives == "unchecked"
-        self._batches = Batches(
-            data, Unpacking(model, loss_function is None, unpack), self.device, self.dtype, coupled=self._coupled
-        )
-        self._binding = Binding(captured, named, self.device, self.dtype)
-        self._numbers = {name: id(parameter) for name, parameter in model.named_parameters()}
-        objective = Objective(model, loss_function, normalizer)
-        self._findings = find_out(objective, self._binding, self._batches, coupled=self._coupled)
-        self._divisors_are_known = True
+        self._outputs, self._coupled, self._unchecked = outputs, coupled, second_derivatives == "unchecked"
         self._passed: set[str] = set()  # the checks; subsets share them
-        self._look_at_regularizer()
+        unpacking = Unpacking(model, loss_function is None, unpack)
+        batches = Batches(data, unpacking, self.device, self.dtype, coupled=coupled)
+        binding = Binding(captured, named, self.device, self.dtype)
+        findings = find_out(Objective(model, loss_function, normalizer), binding, batches, coupled=coupled)
+        regularization = None
+        if regularizer is not None:
+            numbers = {name: id(parameter) for name, parameter in model.named_parameters()}
+            regularization = Regularization(regularizer, numbers)
+            regularization.try_out(findings.objective, binding)
+        self._total = Total(findings, binding, batches, regularization, self.max_memory)
 
     def __repr__(self) -> str:
-        name, n = type(self._objective.model).__name__, self.parameters.size
+        name, n = type(self._total.objective.model).__name__, self.parameters.size
         return f"<ModelLoss {name} with {n} parameters, {self.samples} samples, {self.dtype}, {self.device}>"
 
     @property
     def samples(self) -> int:
         """How many samples the loss runs over."""
-        return self._batches.samples
+        return self._total.batches.samples
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any result of this loss must know."""
         found = [UNCHECKED] if self._unchecked else []
-        if not self._findings.in_float64:
+        if not self._total.findings.in_float64:
             found.append("the model does not run in float64: its derivatives were checked in float32, and not closely")
         return tuple(found)
 
@@ -204,32 +192,15 @@ class ModelLoss:
         InputError
             A parameter is drawn by no module's ``reset_parameters``.
         """
-        return join(self._binding.initial() if rng is None else redraw(self._binding, rng)).to(self.device)
+        return join(self._total.binding.initial() if rng is None else redraw(self._total.binding, rng)).to(self.device)
 
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ), a tensor of no dimensions."""
-        with self._at(theta) as (at, leaves):
-
-            def add(batch: Batch, total: Tensor) -> None:
-                with recording():
-                    value = at.term(batch)
-                total += value.detach()
-
-            value = self._sum_over(add, torch.zeros((), dtype=self.dtype, device=self.device))
-            extra = self._regularization(leaves)
-            return value if extra is None else value + extra.detach()
+        return self._total.value(self._checked(theta))
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
-        with self._at(theta) as (at, leaves):
-
-            def add(batch: Batch, total: Tensor) -> None:
-                with recording(), at.passing():  # a checkpoint runs the model again on the way back
-                    total += join(gradients(at.term(batch), leaves)).detach()
-
-            slope = self._sum_over(add, torch.zeros(self.parameters.size, dtype=self.dtype, device=self.device))
-            extra = self._regularization(leaves)
-            return slope if extra is None else slope + join(gradients(extra, leaves)).detach()
+        return self._total.gradient(self._checked(theta))
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator.
@@ -256,23 +227,17 @@ class ModelLoss:
         part = self._part(theta)
         self._check_once("gauss_newton", partial(check_gauss_newton, part=part), theta)
 
-        def graph(at: Evaluation, leaves: list[Tensor]) -> Builder:
-            again = self._binding.leaves(leaves)
-            reading = Reading(again, self._binding.reading(at.substitutes, again))
+        def graph(at: Evaluation, leaves: Sequence[Tensor]) -> Builder:
+            reading = self._total.reading(at, leaves)
             return lambda batch: gauss_newton_graph(at, leaves, batch, part, reading)
 
         return GaussNewtonOperator(self._linearize(theta, "gauss_newton", graph))
 
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
         """Make the same loss in another dtype or on another device, from the values and data as they were given."""
-        other = self._copy()
-        other.dtype = self.dtype if dtype is None else resolve_dtype(dtype)
-        other.device = self.device if device is None else resolve_device(device)
-        other._binding = self._binding.to(other.device, other.dtype)
-        other._batches = self._batches.to(other.device, other.dtype)
-        if other.dtype not in (self.dtype, torch.float64):  # float64 was tried when the loss was made
-            fit(self._findings.objective, other._binding, self._findings.samples[0].to(other.device, other.dtype))
-        return other
+        device = self.device if device is None else resolve_device(device)
+        dtype = self.dtype if dtype is None else resolve_dtype(dtype)
+        return self._of(self._total.to(device, dtype))
 
     def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
         """Make the same loss on some samples only, where the data are tensors.
@@ -289,15 +254,14 @@ class ModelLoss:
         InputError
             No numbers, or one that is no sample's; or the data come from a loader or a list of batches.
         """
-        other = self._copy()
-        other._batches = self._batches.subset(sample_numbers(index, self.samples))
-        other._divisors_are_known = self._findings.objective.totals is None
-        return other
+        return self._of(self._total.subset(sample_numbers(index, self.samples)))
 
     def identity(self) -> dict[str, Any]:
         """All that L depends on, as a JSON-able dict; of functions, their code and what they hold."""
-        objective, named = self._objective, {"regularizer": self._regularizer, "normalizer": self._objective.normalizer}
-        with self._binding.holding(self._binding.substitutes(self._binding.leaves(self._binding.initial()))):
+        objective, binding = self._total.objective, self._total.binding
+        regularizer = None if self._total.regularization is None else self._total.regularization.function
+        named = {"regularizer": regularizer, "normalizer": objective.normalizer}
+        with binding.holding(binding.substitutes(binding.leaves(binding.initial()))):
             code = {name: callable_identity(function) for name, function in named.items() if function is not None}
             model, function = module_identity(objective.model), objective.function
             code["function"] = "the model's own" if function is None else callable_identity(function)
@@ -305,8 +269,8 @@ class ModelLoss:
         return {
             "loss": "ModelLoss",
             "model": model,
-            "constants": sha256_of(*self._binding.constants),
-            "data": self._batches.identity(),
+            "constants": sha256_of(*binding.constants),
+            "data": self._total.batches.identity(),
             "shapes": {entry.name: entry.shape for entry in self.parameters},
             "dtype": str(self.dtype),
             **code,
@@ -315,60 +279,30 @@ class ModelLoss:
             **({} if self._outputs is None else {"outputs": self._outputs}),
         }
 
-    @property
-    def _objective(self) -> Objective:
-        """What is evaluated; what the means of a subset divide by is found when it is first needed."""
-        if not self._divisors_are_known:
-            bare = replace(self._findings.objective, totals=None)
-            objective = find_totals(bare, self._binding, self._batches, self._findings.scale)
-            self._findings, self._divisors_are_known = replace(self._findings, objective=objective), True
-        return self._findings.objective
+    # --- what is checked, and linearized ------------------------------------------------------------------------
 
-    # --- what is found out when the loss is made ----------------------------------------------------------------
+    def _of(self, total: Total) -> "ModelLoss":
+        other = object.__new__(ModelLoss)
+        moved = {"_total": total, "dtype": total.binding.dtype, "device": total.binding.device}
+        other.__dict__.update(self.__dict__ | moved)
+        return other
 
-    def _look_at_regularizer(self) -> None:
-        """Try the regularizer once: it must be a finite scalar, and read nothing else that requires gradients."""
-        if self._regularizer is None:
-            return
-        for binding in (self._binding, self._binding.to(self.device, torch.float64)):
-            leaves = binding.leaves(binding.initial())
-            foreign, names = strangers(binding, self._findings.objective)
-            try:
-                value = self._regularization(leaves, binding, instead=foreign)
-            except InputError as error:
-                if error.__cause__ is None:
-                    raise
-                binding.cast_closures()
-                foreign, names = strangers(binding, self._findings.objective)
-                value = self._regularization(leaves, binding, instead=foreign)
-            assert value is not None
-            if not bool(torch.isfinite(value)):
-                raise NonFiniteError(f"the regularizer is {float(value.detach())} at the model's own values")
-            refuse_strangers(value, leaves, names)
-        release_trained_padding(self._binding, lambda leaves: self._regularization(leaves, padding=False))
-
-    def _probe(self) -> Probe:
-        """Take some samples for a check; not kept, since it holds the model in float64."""
-        dtype = torch.float64 if self._findings.in_float64 else self.dtype
-        objective, binding = self._objective, self._binding.to(self.device, dtype)
-        samples = [batch.to(self.device, dtype) for batch in self._findings.samples]
-        if objective.totals is not None:
-            objective = find_totals(replace(objective, totals=None), binding, samples, self._findings.scale)
-        return Probe(objective, binding, samples, partial(self._regularization, binding=binding))
+    def _checked(self, theta: Tensor) -> Tensor:
+        n = self.parameters.size
+        return check_state(theta, "theta", size=n, dtype=self.dtype, device=self.device)
 
     def _check_once(self, kind: str, check: Callable[[Probe, Tensor], None], theta: Tensor) -> None:
         if not self._unchecked and kind not in self._passed:
-            probe = self._probe()
+            probe = self._total.probe()
             somewhere_near(partial(check, probe), theta.to(probe.binding.dtype), probe.sizes)
             self._passed.add(kind)
 
     def _part(self, theta: Tensor) -> Part:
         """Find the part of the outputs that the loss is convex in, and see on all samples tried that it is."""
-        with self._at(theta) as (at, leaves):
-            samples = spread_samples(self._batches)
+        with self._total.at(theta) as (at, leaves):
+            samples = spread_samples(self._total.batches)
             part = find_part(at, samples[0]) if self._outputs is None else self._outputs
-            again = self._binding.leaves(leaves)
-            reading = Reading(again, self._binding.reading(at.substitutes, again))
+            reading = self._total.reading(at, leaves)
 
             def curvature_of(batch: Batch, *, elsewhere: bool) -> float:
                 z, slopes, inputs = outer_gradient(at, leaves, batch, part, reading, elsewhere=elsewhere)
@@ -380,113 +314,20 @@ class ModelLoss:
                 refuse_linear()
         return part
 
-    # --- sums over the data -------------------------------------------------------------------------------------
-
-    def _copy(self) -> "ModelLoss":
-        other = object.__new__(ModelLoss)
-        lazy = ("_gradient_plan", "_weight")
-        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in lazy})
-        return other
-
-    def _checked(self, theta: Tensor) -> Tensor:
-        n = self.parameters.size
-        return check_state(theta, "theta", size=n, dtype=self.dtype, device=self.device)
-
-    @contextmanager
-    def _at(self, theta: Tensor) -> Iterator[tuple[Evaluation, list[Tensor]]]:
-        """Put θ into the modules for a pass, as leaves."""
-        with self._holding(self._leaves(self._checked(theta))) as held:
-            yield held
-
-    def _leaves(self, theta: Tensor) -> list[Tensor]:
-        return self._binding.leaves(split(theta, self._binding.initial()))
-
-    @contextmanager
-    def _holding(self, leaves: list[Tensor]) -> Iterator[tuple[Evaluation, list[Tensor]]]:
-        with bound(self._objective, self._binding, self._binding.substitutes(leaves)) as at:
-            yield at, leaves
-
-    def _regularization(
-        self,
-        leaves: Tensors,
-        binding: Binding | None = None,
-        *,
-        padding: bool = True,
-        instead: Mapping[int, Tensor] | None = None,
-    ) -> Tensor | None:
-        """Compute the regularizer with its graph, of the model's parameters with θ in them."""
-        if self._regularizer is None:
-            return None
-        binding = binding or self._binding
-        values = binding.substitutes(leaves, padding=padding) | dict(instead or {})
-        at = Evaluation(self._findings.objective, binding, values)
-        with recording(), explained("the regularizer does not run on the parameters"), at.passing():
-            return checked_scalar(
-                "the regularizer", self._regularizer({name: values[n] for name, n in self._numbers.items()})
-            )
-
-    @property
-    def _scale(self) -> float:
-        return 1 / self._weight if self._objective.is_mean else 1.0
-
-    @cached_property
-    def _weight(self) -> float:
-        """What the whole loss divides by: the samples, or the normalizer's weights."""
-        if self._objective.normalizer is None:
-            return float(self.samples)
-        weight = sum(self._objective.weight(batch) for batch in self._batches)
-        if not weight > 0:
-            raise InputError("normalizer(targets) is 0 for all batches: the loss counts no sample")
-        return weight
-
-    @cached_property
-    def _gradient_plan(self) -> Plan:
-        with self._at(join(self._binding.initial())) as (at, leaves):
-            return self._plan(at.term, leaves)
-
-    def _plan(self, build: Builder, leaves: Tensors) -> Plan:
-        budget = resolve_budget(self.max_memory, self.device)
-        plan = Plan(build, self._batches, [*leaves, *self._binding.held], self.parameters.size, budget)
-        for batch in self._batches:  # measured while the modules hold θ
-            plan.chunk(batch)
-        return plan
-
-    def _sum_over(self, add: Callable[[Batch, Tensor], None], total: Tensor) -> Tensor:
-        return Stream(self._batches, self._gradient_plan).add_all(add, total) * self._scale
-
-    def _linearize(
-        self, theta: Tensor, kind: str, graph: Callable[[Evaluation, list[Tensor]], Builder]
-    ) -> Linearization:
+    def _linearize(self, theta: Tensor, kind: str, graph: Graph) -> Linearization:
         with torch.inference_mode(False):
             frozen = theta.detach().clone()
-        leaves = self._leaves(frozen)
-        with self._holding(leaves) as (at, _), explained("the loss cannot be differentiated twice"):
-            record = graph(at, leaves)
-
-            def build(batch: Batch) -> Any:
-                with recording(), at.passing():
-                    product = record(batch)
-                return at.within(product)
-
-            stream = Stream.linearize(self._batches, build, self._plan(build, leaves))
-            extra = self._regularization(leaves)
-            regular = None if extra is None else by_columns(curvature(extra, leaves))
-
-        def apply(V: Tensor) -> Tensor:
-            with self._binding.holding(at.substitutes), explained("a product of the linearized loss failed"):
-                product = stream.product(V) * self._scale
-                return product if regular is None else product + regular(V)
 
         def in_float64() -> Any:
             return getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64))
 
         return Linearization.symmetric_of(
-            apply,
+            self._total.linearize(frozen, graph),
             self.parameters,
             self.dtype,
             self.device,
             identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-            in_float64=in_float64 if self._findings.in_float64 else None,
+            in_float64=in_float64 if self._total.findings.in_float64 else None,
             notes=self.notes,
         )
 

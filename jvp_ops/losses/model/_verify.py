@@ -14,6 +14,7 @@ from jvp_ops.losses.model._batches import Batch
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
 from jvp_ops.losses.model._graphs import Outer, Part, Reading, outer_gradient, pick
+from jvp_ops.losses.model._regularization import Regularization
 from jvp_ops.parameters import Parameters
 
 
@@ -27,14 +28,14 @@ class Probe:
         Of the loss.
     samples : sequence of Batch
         In the dtype of the binding.
-    regularizer : callable
-        Its value at leaves, added to the mean over the samples.
+    regularization : Regularization or None
+        Added to the mean over the samples.
     """
 
     objective: Objective
     binding: Binding
     samples: Sequence[Batch]
-    regularizer: Callable[[Sequence[Tensor]], Tensor | None]
+    regularization: Regularization | None
 
     @property
     def names(self) -> list[str]:
@@ -63,8 +64,7 @@ class Probe:
         """Compute the loss of the samples, with its graph."""
         weight = sum(map(self.objective.weight, self.samples)) or 1.0
         total = sum((at.term(batch) for batch in self.samples), leaves[0].new_zeros(())) / weight
-        extra = self.regularizer(leaves)
-        return total if extra is None else total + extra
+        return total if self.regularization is None else total + self.regularization.value(leaves, self.binding)
 
 
 Value = Callable[[Evaluation, Sequence[Tensor]], Tensor]
@@ -117,10 +117,9 @@ def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
     batch, v = probe.samples[0], direction_at(theta, probe.sizes)
     _check_outputs(probe, theta, part, batch, v)
     _check_outer(probe, theta, part, batch, v)
-    with probe.at(theta) as (_, leaves):
-        regularized = probe.regularizer(leaves) is not None
-    if regularized:
-        _check_curvature(probe, theta, lambda _, leaves: _given(probe.regularizer(leaves)), " of the regularizer")
+    extra = probe.regularization
+    if extra is not None:
+        _check_curvature(probe, theta, lambda _, leaves: extra.value(leaves, probe.binding), " of the regularizer")
 
 
 def _check_outputs(probe: Probe, theta: Tensor, part: Part, batch: Batch, v: Tensor) -> None:
@@ -183,11 +182,6 @@ def _check_outer(probe: Probe, theta: Tensor, part: Part, batch: Batch, v: Tenso
     found = disagreement(value_at, theta, steep, [(slope @ steep).detach()], size=bend)
     if found is not None:
         raise wrong("", found, "the gradient", "differences of the loss", custom)
-
-
-def _given(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value
 
 
 def _check_split(
