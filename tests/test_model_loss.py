@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from cases import MODULES, mean_cross_entropy, mlp, numbers, seeded, sum_of_squares
+from cases import MODULES, labels_of, mean_cross_entropy, mlp, numbers, seeded, sum_of_squares
+from oracles import assert_near
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -152,6 +153,30 @@ def test_the_callers_gradient_mode_does_not_matter(name, mode):
     assert torch.equal(drawn, slope)
     assert (H - module.H()).abs().max() <= 1e-12
     assert (G - module.G()).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["perceptron", "transformer block"])
+def test_a_loss_may_be_made_and_divided_within_inference_mode(name):
+    outside = MODULES[name].loss()
+    with torch.inference_mode():
+        loss = MODULES[name].loss()
+        slope, value = loss.gradient(loss.initial()), loss.to(dtype="float32").value(loss.initial().float())
+        H, G = loss.hessian(loss.initial()).dense(), loss.gauss_newton(loss.initial()).dense()
+    theta = outside.initial()
+    assert torch.equal(slope, outside.gradient(theta))
+    assert torch.equal(H, outside.hessian(theta).dense())
+    assert torch.equal(G, outside.gauss_newton(theta).dense())
+    assert torch.equal(value, outside.to(dtype="float32").value(theta.float()))
+
+
+def test_a_subset_may_be_made_within_inference_mode():
+    X, T = numbers(3, 12, 5), labels_of(4, 12, 3)
+    with torch.inference_mode():
+        part = jo.ModelLoss(seeded(lambda: torch.nn.Linear(5, 3)), mean_cross_entropy, (X, T)).subset([7, 2, 2])
+        H = part.hessian(part.initial()).dense()
+    index = torch.tensor([7, 2, 2])
+    alone = jo.ModelLoss(seeded(lambda: torch.nn.Linear(5, 3)), mean_cross_entropy, (X[index], T[index]))
+    assert_near(H, alone.hessian(alone.initial()).dense())
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])

@@ -120,6 +120,7 @@ class ModelLoss:
     <10x60 HessianOperator with dtype=float32>
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
@@ -202,6 +203,7 @@ class ModelLoss:
         """Compute ∇L(θ), shape (n,)."""
         return self._total.gradient(self._checked(theta))
 
+    @torch.inference_mode(False)
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator.
 
@@ -214,6 +216,7 @@ class ModelLoss:
         self._check_once("hessian", check_hessian, theta)
         return HessianOperator(self._linearize(theta, "hessian", lambda at, leaves: partial(hessian_graph, at, leaves)))
 
+    @torch.inference_mode(False)
     def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
         """Linearize at θ and return the generalized Gauss-Newton matrix as an operator.
 
@@ -233,12 +236,14 @@ class ModelLoss:
 
         return GaussNewtonOperator(self._linearize(theta, "gauss_newton", graph))
 
+    @torch.inference_mode(False)
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
         """Make the same loss in another dtype or on another device, from the values and data as they were given."""
         device = self.device if device is None else resolve_device(device)
         dtype = self.dtype if dtype is None else resolve_dtype(dtype)
         return self._of(self._total.to(device, dtype))
 
+    @torch.inference_mode(False)
     def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
         """Make the same loss on some samples only, where the data are tensors.
 
