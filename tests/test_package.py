@@ -12,7 +12,7 @@ import jvp_ops
 ROOT = Path(jvp_ops.__file__).parent
 LAYERS = [
     {"errors", "_version"},
-    {"_random", "_memory", "_progress", "_checks", "_parallel", "_report", "_explained"},
+    {"_random", "_memory", "_progress", "_checks", "_sums", "_report", "_explained"},
     {"parameters"},
     {"_autodiff", "_differences"},
     {"store"},

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._parallel import worker_count
+from jvp_ops._sums import SHARES
 
 LEAST_ROWS, MOST_ROWS = 256, 1024
 
@@ -42,7 +42,7 @@ class Chunk:
 def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:
     """Divide samples into chunks; every sample is in exactly one."""
     used, classes = (inputs != 0).numpy(), labels.numpy()
-    share = int(1.25 * len(classes) / worker_count(torch.device("cpu")))  # few samples still keep every thread busy
+    share = int(1.25 * len(classes) / SHARES)  # few samples still keep every thread busy
     most = min(max(share, LEAST_ROWS), MOST_ROWS)
     for rows in _groups(used, classes, np.arange(len(classes)), most):
         live = torch.from_numpy(np.flatnonzero(used[rows].any(axis=0)))

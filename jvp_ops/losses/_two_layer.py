@@ -17,8 +17,8 @@ from jvp_ops._checks import (
     resolve_dtype,
 )
 from jvp_ops._memory import require, resolve_budget
-from jvp_ops._parallel import worker_count
 from jvp_ops._random import Rng, generator, normal
+from jvp_ops._sums import worker_count
 from jvp_ops.data import Dataset
 from jvp_ops.errors import InputError
 from jvp_ops.losses import _two_layer_products as products

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jvp_ops._parallel import MOST_WORKERS, in_threads, worker_count
+from jvp_ops._sums import SHARES, in_threads, worker_count
 from jvp_ops.losses._chunks import MOST_ROWS
 from jvp_ops.losses._two_layer_products import LinearizedChunk
 
@@ -54,7 +54,7 @@ class InputPanels:
         """Count what is held for all samples, and what each thread works on."""
         pairs = hidden * (hidden + 1) // 2
         a_thread = MOST_ROWS * pairs + inputs * (2 * pairs + hidden * hidden)
-        return (samples * pairs + 4 * MOST_ROWS * pairs + MOST_WORKERS * a_thread) * item
+        return (samples * pairs + 4 * MOST_ROWS * pairs + SHARES * a_thread) * item
 
     def __call__(self, first: int, last: int) -> Tensor:
         """Assemble the rows of inputs `first` to `last`: shape ((last − first)·h, (d − first)·h)."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jvp_ops._parallel import accumulate
+from jvp_ops._sums import accumulate
 from jvp_ops.losses._chunks import Chunk
 
 WIDEST = 16  # directions at a time: their intermediates over one chunk stay in a core's cache
