@@ -114,11 +114,13 @@ def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
     InputError
         They disagree, or the loss depends on θ beside the outputs.
     """
-    batch, v = probe.samples[0], direction_at(theta, probe.sizes)
-    _check_outputs(probe, theta, part, batch, v)
-    _check_outer(probe, theta, part, batch, v)
+    v = direction_at(theta, probe.sizes)
+    counted = [batch for batch in probe.samples if probe.objective.weight(batch) or not probe.objective.is_mean]
+    for batch in counted:
+        _check_outputs(probe, theta, part, batch, v)
+        _check_outer(probe, theta, part, batch, v)
     for away in (0.5, 0.1, 0.01):  # where what is zero at θ, with no gradient there, has one
-        if _splits(probe, join([leaf.detach() for leaf in probe.binding.perturbed(away)]), part, batch):
+        if _splits(probe, join([leaf.detach() for leaf in probe.binding.perturbed(away)]), part, counted[0]):
             break
     extra = probe.regularization
     if extra is not None:
