@@ -141,7 +141,7 @@ def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> N
     substitutes = binding.substitutes(leaves) | foreign
     with bound(objective, binding, substitutes) as at:
         first, second = at.outputs(sample), at.outputs(sample)
-        binding.see_changes(substitutes)
+        binding.see_changes()
         _refuse_random(first, second, keeps_state=binding.keeps_state)
         value = at.value(sample)
     refuse_strangers(value, [*leaves, *sample.tensors], names)
