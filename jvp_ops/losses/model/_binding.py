@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from jvp_ops._autodiff import pinned, recording
 from jvp_ops.losses.model._captured import OWN_KEYS, Captured
-from jvp_ops.losses.model._containers import KINDS, Containers, is_alike
+from jvp_ops.losses.model._containers import KINDS, Containers, is_alike, standing_in
 
 Substitutes = dict[int, Tensor]
 
@@ -37,6 +38,8 @@ class Binding:
     ----------
     keeps_state : bool
         A forward pass was seen to change attributes or buffers of a module: each one then starts from the same.
+    is_compared : bool
+        A pass was held against the user's own call.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Binding:
     ) -> None:
         self.device, self.dtype, self.named = device, dtype, dict(named)
         self.modules = tuple(captured.modules)
-        self.keeps_state = False
+        self.keeps_state = self.is_compared = False
         self._spaces = [vars(module) for module in self.modules]  # kept, and so their numbers, alive
         self._dicts = [dict(space) for space in self._spaces]
         held = [(key in OWN_KEYS, value) for attributes in self._dicts for key, value in attributes.items()]
@@ -158,7 +161,7 @@ class Binding:
     @contextmanager
     def holding(self, substitutes: Substitutes) -> Iterator[None]:
         """Let the modules hold other tensors, and put them back as they were; one thread at a time."""
-        with pinned(self.device, self.dtype, recurrent=self.recurrent):
+        with pinned(self.device, self.dtype, recurrent=self.recurrent), _uncached():
             before = [vars(module) for module in self.modules], self._containers.contents(), self._standing
             try:
                 self.install(substitutes)
@@ -174,7 +177,7 @@ class Binding:
         standing: dict[int, Any] = dict(substitutes)
         spaces: list[dict[str, Any]] = [{} for _ in self.modules]
         standing.update(zip(map(id, self._spaces), spaces, strict=True))
-        standing.update({number: _replaced(held, substitutes) for number, held in self._own.items()})
+        standing.update({number: standing_in(held, substitutes) for number, held in self._own.items()})
         self._containers.rebuild(standing)
         for module, attributes, fresh in zip(self.modules, self._dicts, spaces, strict=True):
             fresh.update({key: standing.get(id(value), value) for key, value in attributes.items()})
@@ -199,7 +202,7 @@ class Binding:
     def _found(self, value: Any) -> Any:
         """Say what a pass finds where this was handed over."""
         own = self._own.get(id(value))
-        return self._standing.get(id(value), value) if own is None else _replaced(own, self._standing)
+        return self._standing.get(id(value), value) if own is None else standing_in(own, self._standing)
 
     def as_it_came(self) -> "Binding | None":
         """Give the same modules in the dtype and on the device that they came with; None if that needs a cast."""
@@ -302,12 +305,15 @@ def _padding_rows(modules: Sequence[nn.Module], theta: set[int]) -> dict[int, in
     return rows
 
 
-def _replaced(held: Any, standing: Mapping[int, Any]) -> Any:
-    """Copy a dictionary or set of a module's own, with what stands in for its values."""
-    copied = copy.copy(held)
-    if isinstance(held, dict):
-        copied.update((key, standing.get(id(value), value)) for key, value in held.items())
-    return copied
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Compute parametrized weights anew, also within the user's own ``parametrize.cached()``."""
+    before = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = before
 
 
 def _run_plainly(module: nn.Module, attributes: dict[str, Any]) -> None:

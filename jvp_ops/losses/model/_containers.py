@@ -3,6 +3,7 @@
 The objects stay, since closures and other modules may hold them too, and must see what a pass leaves in them.
 """
 
+import copy
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -84,6 +85,14 @@ def content_of(container: Any) -> Content:
     if isinstance(container, dict):
         return list(container.keys()), list(container.values())
     return [], list(container)
+
+
+def standing_in(container: Any, standing: Mapping[int, Any]) -> Any:
+    """Copy a dictionary or set, with what stands in for its values."""
+    copied = copy.copy(container)
+    if isinstance(container, dict):
+        copied.update((key, standing.get(id(value), value)) for key, value in container.items())
+    return copied
 
 
 def is_alike(one: Any, other: Any) -> bool:
