@@ -59,6 +59,10 @@ class Batch:
         for start in range(0, self.samples, samples):
             yield self.rows(start, start + samples)
 
+    def copied(self) -> "Batch":
+        """Copy its tensors."""
+        return self._each(lambda t: t.detach().clone().requires_grad_(t.requires_grad))
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Move to a device, floating tensors in a dtype."""
 

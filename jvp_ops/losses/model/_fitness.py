@@ -140,21 +140,43 @@ def fit(objective: Objective, binding: Binding, sample: Batch) -> None:
 
 def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:
     """Run the model on samples: see what it changes, and refuse what is random, not finite, or not in θ."""
-    leaves = binding.leaves(binding.initial())
+    leaves, versions = binding.leaves(binding.initial()), [tensor._version for tensor in sample.tensors]
     foreign, names = strangers(binding, objective)
-    substitutes = binding.substitutes(leaves) | foreign
-    with bound(objective, binding, substitutes) as at:
+    with bound(objective, binding, binding.substitutes(leaves) | foreign) as at:
         first, second = at.outputs(sample), at.outputs(sample)
         binding.see_changes()
         _refuse_random(first, second, keeps_state=binding.keeps_state)
         value = at.value(sample)
         binding.see_changes()  # the loss function's, too
+    if [tensor._version for tensor in sample.tensors] != versions:
+        raise InputError(
+            "the model or the loss function changes the data in place (x.clamp_(), a ReLU(inplace=True) that comes "
+            "first): write it out of place, or begin with x = x.clone()"
+        )
     refuse_strangers(value, [*leaves, *sample.tensors], names)
+    _refuse_kept_outside(objective, binding, leaves, value, sample)
     _refuse_kept_values(objective, binding, leaves, value, sample)
     own = None if binding.is_compared else binding.as_it_came()
     if own is not None and own.dtype in ROUNDING:
         _refuse_other_value(objective, own, sample.to(own.device, own.dtype))
     binding.is_compared = True
+
+
+def _refuse_kept_outside(
+    objective: Objective, binding: Binding, leaves: list[Tensor], value: Tensor, sample: Batch
+) -> None:
+    """Run it again with other tensors as θ: refuse what is random, or still reads the first ones."""
+    others = binding.leaves(leaves)
+    with bound(objective, binding, binding.substitutes(others)) as at:
+        again = at.value(sample)
+    before = {id(leaf) for leaf in leaves}
+    if any(id(leaf) in before for leaf in _strangers(again, others)):
+        raise InputError(
+            "the loss reads what an earlier pass computed of the parameters and something outside the modules keeps "
+            "(functools.cache, a global): clear it at the start of the forward pass"
+        )
+    if not torch.equal(value, again):
+        raise InputError("the loss gave two values for one input: it is random, or keeps state; draw numbers before")
 
 
 def strangers(binding: Binding, objective: Objective) -> tuple[Substitutes, dict[int, str]]:
