@@ -288,7 +288,7 @@ def _at_the_point(
             three = found[first : first + 3]
             differences = torch.stack([difference for difference, _ in three])
             bends = torch.stack([(both - twice).abs() / h for (_, both), h in zip(three, steps[first:], strict=False)])
-            wrong_here = _has_a_derivative(differences, bends, given)
+            wrong_here = _has_a_derivative(differences, bends, given, ladder.tolerance)
             error, own = differences[1] - given, max(_norm([given]), _norm([differences[1]]))
             enough = 10 * ladder.tolerance * own + roundings[first + 2]
             if _norm([error[wrong_here]]) > enough:
@@ -300,11 +300,12 @@ def _at_the_point(
     return None, True
 
 
-def _has_a_derivative(differences: Tensor, bends: Tensor, given: Tensor) -> Tensor:
+def _has_a_derivative(differences: Tensor, bends: Tensor, given: Tensor, tolerance: float) -> Tensor:
     """See which entries have a derivative, up to far less than what is claimed is off, by three falling steps."""
     off, size = (differences - given).abs().amin(0), differences.abs()
     least, bend = torch.minimum(off, size.amin(0)), bends.amax(0)
     steady = (torch.maximum(bend, differences.amax(0) - differences.amin(0)) <= CLOSE * least) & (least > 0)
+    steady &= bends[2] <= torch.maximum(CLOSE * bends[0], tolerance * least)  # that of a kink stays
     falling = (bends[0] > 0) & (bends[1] <= 0.2 * bends[0]) & (bends[2] <= 0.2 * bends[1])
     return steady | (falling & (torch.maximum(bend, size.amax(0)) <= CLOSE * off))
 
