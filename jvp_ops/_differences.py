@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.parameters import Parameters
 
 UNCHECKED = "second derivatives were not checked against differences, as second_derivatives='unchecked' asked for"
+CLOSE = 0.05  # of what a derivative is off: how far differences at a point may be from one another
+SPLITS = 6  # of a direction in two, in which a derivative is seen to be linear
+PIECES = 16  # that unnamed numbers are judged in
 GROUPS = 8  # of parameters, whose slopes are each held against differences of the value
 REMEDY = (
     ". Operations that stop or change gradients (detach, no_grad, straight-through, reversal, numpy, an optimizer, a "
@@ -20,7 +25,13 @@ REMEDY = (
     "custom functions without second derivatives, and functions whose derivatives torch has wrong do this: write the "
     'function out in plain operations, or take the product as it is by second_derivatives="unchecked"'
 )
+REMEDY_THERE = (
+    ". The function is differentiated wrongly exactly at theta, and rightly beside it. A branch or a convention at "
+    "that point (an `if` on a value, masked entries, a norm or distance of zero) does this: move theta a little, write "
+    'the function without the branch, or take the product as it is by second_derivatives="unchecked"'
+)
 Blocks = Sequence[Tensor]
+_EXACTLY: ContextVar[bool] = ContextVar("exactly", default=False)  # held at a point where it was right beside it
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Disagreement:
     block: int
     size: float
     off: float
+    exactly: bool = False  # at the point, and not beside it
 
 
 def disagreement(
@@ -74,28 +86,36 @@ def disagreement(
     """
     if not all(bool(torch.isfinite(block).all()) for block in claimed):
         raise NonFiniteError("a derivative is NaN or Inf where it was to be checked")
-    ladder = LADDERS[at.dtype]
-    open_blocks, worst, noise = set(range(len(claimed))), None, None
+    if _EXACTLY.get():
+        return _at_the_point(function, at, direction, claimed, size)[0]
+    ladder, noise = LADDERS[at.dtype], None
+    open_blocks, last = set(range(len(claimed))), dict[int, Disagreement]()
+    clear: dict[int, list[tuple[Tensor, float]]] = {block: [] for block in open_blocks}
     for attempt in range(2):  # the second time with the function's own noise measured, which costs more
+        drowned = set()
         if attempt:
             noise = _noise(function, at, direction)
         for step in ladder.steps if not attempt else ladder.coarse:
             plus, minus = function(at + step * direction), function(at - step * direction)
-            scale = max(_norm(plus), _norm(claimed), size)
-            rounding = (100 * torch.finfo(at.dtype).eps * scale if noise is None else 3 * noise) / step
-            found = []
+            rounding = _rounding(plus, claimed, size, step) if noise is None else 3 * noise / step
             for block in sorted(open_blocks):
-                difference = (plus[block].double() - minus[block].double()) / (2 * step)
-                given = claimed[block].double()
-                own, off = max(_norm([given]), _norm([difference])), _norm([difference - given])
+                difference, own, off = _compared(plus[block], minus[block], claimed[block], step)
                 if off <= (10 if attempt else 1) * ladder.tolerance * own + rounding:
-                    open_blocks.remove(block)
+                    if rounding > own and clear[block]:  # a step that tells nothing, where others did
+                        drowned.add(block)
+                    else:
+                        open_blocks.remove(block)
                 elif off == off:
-                    found.append(Disagreement(block, own, off))
+                    last[block] = Disagreement(block, own, off)
+                    if off > 10 * rounding and not attempt:
+                        clear[block].append((difference, off))
             if not open_blocks:
                 return None
-            worst = max(found, key=lambda one: one.off / max(one.size, 1e-300), default=worst)
-    return worst or Disagreement(min(open_blocks), float("nan"), float("nan"))
+        open_blocks -= {block for block in drowned if not _persists(clear[block])}
+        if not open_blocks:
+            return None
+    left = [last.get(block, Disagreement(block, float("nan"), float("nan"))) for block in sorted(open_blocks)]
+    return max(left, key=lambda one: one.off / max(one.size, 1e-300) if one.off == one.off else -1.0)
 
 
 def direction_at(at: Tensor, sizes: Sequence[int], *, along: Tensor | None = None, seed: int = 0) -> Tensor:
@@ -125,16 +145,37 @@ class Function:
 def somewhere_near(check: Callable[[Tensor], None], at: Tensor, sizes: Sequence[int]) -> None:
     """Run a check a little beside a point, where no kink is met exactly (as at biases of zero), then at the point.
 
+    At the point, a kink is forgiven, and what is wrong at that point alone is not.
+
     Raises
     ------
     InputError
-        It fails at both.
+        It fails at both, or is wrong at the point alone.
     """
     try:
         check(at + 1e-3 * direction_at(at, sizes, seed=2))
     except (InputError, NonFiniteError):
         with suppress(NonFiniteError):  # which any product says itself
             check(at)
+    token = _EXACTLY.set(True)
+    try:
+        with suppress(NonFiniteError):
+            check(at)
+    finally:
+        _EXACTLY.reset(token)
+
+
+def pieces(layout: Parameters) -> Parameters:
+    """Lay a few parts out in pieces, each judged against its own size; many parts stay as they are."""
+    most, shapes = max(PIECES // max(len(layout), 1), 1), dict[str, tuple[int, ...]]()
+    for entry in layout:
+        number = min(most, entry.size)
+        if number < 2:
+            shapes[entry.name] = entry.shape
+            continue
+        ends = [entry.size * end // number for end in range(number + 1)]
+        shapes |= {f"{entry.name}[{a}:{b}]": (b - a,) for a, b in pairwise(ends)}
+    return Parameters.of(shapes)
 
 
 def check_product(function: Function, product: Callable[[Tensor], Tensor], what: str) -> None:
@@ -158,19 +199,34 @@ def check_slopes(function: Function, slope: Tensor, what: str, custom: str = "")
     sizes, names = [entry.size for entry in function.layout], function.layout.names
     parts = direction_at(function.at, sizes, along=slope).split(sizes)
     per_group = -(-len(parts) // GROUPS)
-    for first in range(0, len(parts), per_group):
-        chosen = range(first, min(first + per_group, len(parts)))
+    waiting = [range(first, min(first + per_group, len(parts))) for first in range(0, len(parts), per_group)]
+
+    def compared(v: Tensor) -> tuple[Disagreement | None, bool]:
+        def value(x: Tensor) -> Blocks:
+            return [function.call(x)]
+
+        if _EXACTLY.get():
+            return _at_the_point(value, function.at, v, [slope @ v], function.size, continuous=True)
+        return disagreement(value, function.at, v, [slope @ v], size=function.size), False
+
+    while waiting:
+        chosen = waiting.pop(0)
         v = torch.cat([part if number in chosen else torch.zeros_like(part) for number, part in enumerate(parts)])
-        found = disagreement(lambda x: [function.call(x)], function.at, v, [slope @ v], size=function.size)
+        found, kinked = compared(v)
+        zeros = v * (function.at == 0)  # which a branch is most often about
+        if found is None and _EXACTLY.get() and bool(zeros.any()) and not torch.equal(zeros, v):
+            found, _ = compared(zeros)
         if found is not None:
-            raise wrong(names[first], found, what, f"differences of {function.name}", custom)
+            raise wrong(names[chosen[0]], found, what, f"differences of {function.name}", custom)
+        if kinked and len(chosen) > 1:  # a kink in one part must not hide another
+            waiting += [range(number, number + 1) for number in chosen]
 
 
 def wrong(name: str, found: Disagreement, what: str, against: str, custom: str = "") -> InputError:
     """Say which derivative is off, by how much, and what to do."""
-    where = f" in {name!r}" if name else ""
+    where, remedy = f" in {name!r}" if name else "", REMEDY_THERE if found.exactly else REMEDY
     return InputError(
-        f"{what} disagrees with {against}{where}: off by {found.off:.2g} of {found.size:.2g}{custom}{REMEDY}"
+        f"{what} disagrees with {against}{where}: off by {found.off:.2g} of {found.size:.2g}{custom}{remedy}"
     )
 
 
@@ -194,6 +250,108 @@ def in_float64_if_it_runs(check: Callable[[Tensor], None], at: Tensor) -> None:
         if exact.dtype == at.dtype or error.__cause__ is None:  # it ran, and was found wrong
             raise
         check(at)
+
+
+def _at_the_point(
+    function: Callable[[Tensor], Blocks],
+    at: Tensor,
+    direction: Tensor,
+    claimed: Blocks,
+    size: float,
+    *,
+    continuous: bool = False,
+) -> tuple[Disagreement | None, bool]:
+    """Find a block that is differentiated wrongly where it has a derivative, and whether there were kinks.
+
+    A derivative is one where both one-sided differences come to the same over three steps; that of a branch just
+    around the point counts as wrong, so that no small step makes up for large ones. A function that is to be
+    `continuous` has the value at the point that it has beside it, where a gradient may jump and be right.
+    """
+    ladder, roundings = LADDERS[at.dtype], list[float]()
+    steps = sorted({*ladder.steps, ladder.coarse[0]}, reverse=True)[:6]
+    taken: dict[int, list[tuple[Tensor, Tensor]]] = {block: [] for block in range(len(claimed))}
+    for number, step in enumerate(steps):
+        plus, minus = function(at + step * direction), function(at - step * direction)
+        roundings.append(_rounding(plus, claimed, size, step))
+        for block in list(taken):
+            difference, own, off = _compared(plus[block], minus[block], claimed[block], step)
+            if number < 2 and off <= ladder.tolerance * own + roundings[-1]:
+                del taken[block]
+            else:
+                taken[block].append((difference, plus[block].double() + minus[block].double()))
+        if not taken:
+            return None, False
+    here = None if continuous else function(at)
+    for block, found in taken.items():
+        given, twice = claimed[block].double(), found[-1][1] if here is None else 2 * here[block].double()
+        for first in range(len(steps) - 2):
+            three = found[first : first + 3]
+            differences = torch.stack([difference for difference, _ in three])
+            bends = torch.stack([(both - twice).abs() / h for (_, both), h in zip(three, steps[first:], strict=False)])
+            wrong_here = _has_a_derivative(differences, bends, given, ladder.tolerance)
+            error, own = differences[1] - given, max(_norm([given]), _norm([differences[1]]))
+            enough = 10 * ladder.tolerance * own + roundings[first + 2]
+            if _norm([error[wrong_here]]) > enough:
+                wrong_here &= _is_linear(
+                    function, at, direction, block, twice / 2, steps[first + 1], differences[1], error
+                )
+                if (off := _norm([error[wrong_here]])) > enough:
+                    return Disagreement(block, own, off, exactly=True), True
+    return None, True
+
+
+def _has_a_derivative(differences: Tensor, bends: Tensor, given: Tensor, tolerance: float) -> Tensor:
+    """See which entries have a derivative, up to far less than what is claimed is off, by three falling steps."""
+    off, size = (differences - given).abs().amin(0), differences.abs()
+    least, bend = torch.minimum(off, size.amin(0)), bends.amax(0)
+    steady = (torch.maximum(bend, differences.amax(0) - differences.amin(0)) <= CLOSE * least) & (least > 0)
+    steady &= bends[2] <= torch.maximum(CLOSE * bends[0], tolerance * least)  # that of a kink stays
+    falling = (bends[0] > 0) & (bends[1] <= 0.2 * bends[0]) & (bends[2] <= 0.2 * bends[1])
+    return steady | (falling & (torch.maximum(bend, size.amax(0)) <= CLOSE * off))
+
+
+def _is_linear(
+    function: Callable[[Tensor], Blocks],
+    at: Tensor,
+    direction: Tensor,
+    block: int,
+    here: Tensor,
+    step: float,
+    whole: Tensor,
+    error: Tensor,
+) -> Tensor:
+    """See which entries of a slope are the sums of those along parts of the direction, to both sides.
+
+    Kinks can look smooth along one line: where two are multiplied, or where many happen to cancel.
+    """
+    random, linear = torch.Generator().manual_seed(3), torch.ones_like(error, dtype=torch.bool)
+    for _ in range(SPLITS):
+        part = direction * 2 * torch.randn(direction.shape, generator=random, dtype=torch.float64).to(direction)
+        for side in (step, -step):
+            moved = (function(at + side * v)[block].double() - here for v in (part, direction - part))
+            linear &= (sum(moved, torch.zeros_like(error)) / side - whole).abs() <= CLOSE * error.abs()
+        if not bool(linear.any()):
+            break
+    return linear
+
+
+def _compared(plus: Tensor, minus: Tensor, claimed: Tensor, step: float) -> tuple[Tensor, float, float]:
+    """Return a central difference, the derivative's size, and how far what is claimed is off."""
+    difference, given = (plus.double() - minus.double()) / (2 * step), claimed.double()
+    return difference, max(_norm([given]), _norm([difference])), _norm([difference - given])
+
+
+def _rounding(values: Blocks, claimed: Blocks, size: float, step: float) -> float:
+    """Bound what rounding makes of a difference."""
+    return 100 * torch.finfo(values[0].dtype).eps * max(_norm(values), _norm(claimed), size) / step
+
+
+def _persists(clear: Sequence[tuple[Tensor, float]]) -> bool:
+    """See whether two differences off by far more than rounding are the same; those of a kink are not."""
+    return any(
+        bool(one.any()) and _norm([one - other]) <= 0.1 * min(off, away, _norm([one]))
+        for (one, off), (other, away) in combinations(clear, 2)
+    )
 
 
 def _noise(function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor) -> float:
