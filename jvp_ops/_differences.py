@@ -1,6 +1,5 @@
 """Claimed directional derivatives held against central differences of the function itself."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -11,12 +10,12 @@ import torch
 from torch import Tensor
 
 from jvp_ops._explained import explained
+from jvp_ops._ladder import LADDERS, Blocks, Disagreement, compared_with, norm_of, rounding_of
+from jvp_ops._one_sided import at_the_point
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.parameters import Parameters
 
 UNCHECKED = "second derivatives were not checked against differences, as second_derivatives='unchecked' asked for"
-CLOSE = 0.05  # of what a derivative is off: how far differences at a point may be from one another
-SPLITS = 6  # of a direction in two, in which a derivative is seen to be linear
 PIECES = 16  # that unnamed numbers are judged in
 GROUPS = 8  # of parameters, whose slopes are each held against differences of the value
 REMEDY = (
@@ -30,37 +29,7 @@ REMEDY_THERE = (
     "that point (an `if` on a value, masked entries, a norm or distance of zero) does this: move theta a little, write "
     'the function without the branch, or take the product as it is by second_derivatives="unchecked"'
 )
-Blocks = Sequence[Tensor]
 _EXACTLY: ContextVar[bool] = ContextVar("exactly", default=False)  # held at a point where it was right beside it
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Steps that are tried in turn, and how far from a difference a derivative may be.
-
-    Small steps avoid kinks (ReLU, max-pooling): the error that one makes goes when the step no longer reaches it, that
-    of a wrong derivative stays. Large ones are for functions whose own rounding is coarse.
-    """
-
-    steps: tuple[float, ...]
-    coarse: tuple[float, ...]
-    tolerance: float
-
-
-LADDERS = {
-    torch.float64: Ladder((1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-3), (1e-2, 3e-2), 1e-4),
-    torch.float32: Ladder((1e-2, 1e-3, 3e-2), (1e-2, 3e-2), 2e-2),
-}
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A block whose derivative is not that of the function: its number, the derivative's size and how far it is off."""
-
-    block: int
-    size: float
-    off: float
-    exactly: bool = False  # at the point, and not beside it
 
 
 def disagreement(
@@ -87,7 +56,7 @@ def disagreement(
     if not all(bool(torch.isfinite(block).all()) for block in claimed):
         raise NonFiniteError("a derivative is NaN or Inf where it was to be checked")
     if _EXACTLY.get():
-        return _at_the_point(function, at, direction, claimed, size)[0]
+        return at_the_point(function, at, direction, claimed, size)[0]
     ladder, noise = LADDERS[at.dtype], None
     open_blocks, last = set(range(len(claimed))), dict[int, Disagreement]()
     clear: dict[int, list[tuple[Tensor, float]]] = {block: [] for block in open_blocks}
@@ -97,9 +66,9 @@ def disagreement(
             noise = _noise(function, at, direction)
         for step in ladder.steps if not attempt else ladder.coarse:
             plus, minus = function(at + step * direction), function(at - step * direction)
-            rounding = _rounding(plus, claimed, size, step) if noise is None else 3 * noise / step
+            rounding = rounding_of(plus, claimed, size, step) if noise is None else 3 * noise / step
             for block in sorted(open_blocks):
-                difference, own, off = _compared(plus[block], minus[block], claimed[block], step)
+                difference, own, off = compared_with(plus[block], minus[block], claimed[block], step)
                 if off <= (10 if attempt else 1) * ladder.tolerance * own + rounding:
                     if rounding > own and clear[block]:  # a step that tells nothing, where others did
                         drowned.add(block)
@@ -206,7 +175,7 @@ def check_slopes(function: Function, slope: Tensor, what: str, custom: str = "")
             return [function.call(x)]
 
         if _EXACTLY.get():
-            return _at_the_point(value, function.at, v, [slope @ v], function.size, continuous=True)
+            return at_the_point(value, function.at, v, [slope @ v], function.size, continuous=True)
         return disagreement(value, function.at, v, [slope @ v], size=function.size), False
 
     while waiting:
@@ -252,104 +221,10 @@ def in_float64_if_it_runs(check: Callable[[Tensor], None], at: Tensor) -> None:
         check(at)
 
 
-def _at_the_point(
-    function: Callable[[Tensor], Blocks],
-    at: Tensor,
-    direction: Tensor,
-    claimed: Blocks,
-    size: float,
-    *,
-    continuous: bool = False,
-) -> tuple[Disagreement | None, bool]:
-    """Find a block that is differentiated wrongly where it has a derivative, and whether there were kinks.
-
-    A derivative is one where both one-sided differences come to the same over three steps; that of a branch just
-    around the point counts as wrong, so that no small step makes up for large ones. A function that is to be
-    `continuous` has the value at the point that it has beside it, where a gradient may jump and be right.
-    """
-    ladder, roundings = LADDERS[at.dtype], list[float]()
-    steps = sorted({*ladder.steps, ladder.coarse[0]}, reverse=True)[:6]
-    taken: dict[int, list[tuple[Tensor, Tensor]]] = {block: [] for block in range(len(claimed))}
-    for number, step in enumerate(steps):
-        plus, minus = function(at + step * direction), function(at - step * direction)
-        roundings.append(_rounding(plus, claimed, size, step))
-        for block in list(taken):
-            difference, own, off = _compared(plus[block], minus[block], claimed[block], step)
-            if number < 2 and off <= ladder.tolerance * own + roundings[-1]:
-                del taken[block]
-            else:
-                taken[block].append((difference, plus[block].double() + minus[block].double()))
-        if not taken:
-            return None, False
-    here = None if continuous else function(at)
-    for block, found in taken.items():
-        given, twice = claimed[block].double(), found[-1][1] if here is None else 2 * here[block].double()
-        for first in range(len(steps) - 2):
-            three = found[first : first + 3]
-            differences = torch.stack([difference for difference, _ in three])
-            bends = torch.stack([(both - twice).abs() / h for (_, both), h in zip(three, steps[first:], strict=False)])
-            wrong_here = _has_a_derivative(differences, bends, given, ladder.tolerance)
-            error, own = differences[1] - given, max(_norm([given]), _norm([differences[1]]))
-            enough = 10 * ladder.tolerance * own + roundings[first + 2]
-            if _norm([error[wrong_here]]) > enough:
-                wrong_here &= _is_linear(
-                    function, at, direction, block, twice / 2, steps[first + 1], differences[1], error
-                )
-                if (off := _norm([error[wrong_here]])) > enough:
-                    return Disagreement(block, own, off, exactly=True), True
-    return None, True
-
-
-def _has_a_derivative(differences: Tensor, bends: Tensor, given: Tensor, tolerance: float) -> Tensor:
-    """See which entries have a derivative, up to far less than what is claimed is off, by three falling steps."""
-    off, size = (differences - given).abs().amin(0), differences.abs()
-    least, bend = torch.minimum(off, size.amin(0)), bends.amax(0)
-    steady = (torch.maximum(bend, differences.amax(0) - differences.amin(0)) <= CLOSE * least) & (least > 0)
-    steady &= bends[2] <= torch.maximum(CLOSE * bends[0], tolerance * least)  # that of a kink stays
-    falling = (bends[0] > 0) & (bends[1] <= 0.2 * bends[0]) & (bends[2] <= 0.2 * bends[1])
-    return steady | (falling & (torch.maximum(bend, size.amax(0)) <= CLOSE * off))
-
-
-def _is_linear(
-    function: Callable[[Tensor], Blocks],
-    at: Tensor,
-    direction: Tensor,
-    block: int,
-    here: Tensor,
-    step: float,
-    whole: Tensor,
-    error: Tensor,
-) -> Tensor:
-    """See which entries of a slope are the sums of those along parts of the direction, to both sides.
-
-    Kinks can look smooth along one line: where two are multiplied, or where many happen to cancel.
-    """
-    random, linear = torch.Generator().manual_seed(3), torch.ones_like(error, dtype=torch.bool)
-    for _ in range(SPLITS):
-        part = direction * 2 * torch.randn(direction.shape, generator=random, dtype=torch.float64).to(direction)
-        for side in (step, -step):
-            moved = (function(at + side * v)[block].double() - here for v in (part, direction - part))
-            linear &= (sum(moved, torch.zeros_like(error)) / side - whole).abs() <= CLOSE * error.abs()
-        if not bool(linear.any()):
-            break
-    return linear
-
-
-def _compared(plus: Tensor, minus: Tensor, claimed: Tensor, step: float) -> tuple[Tensor, float, float]:
-    """Return a central difference, the derivative's size, and how far what is claimed is off."""
-    difference, given = (plus.double() - minus.double()) / (2 * step), claimed.double()
-    return difference, max(_norm([given]), _norm([difference])), _norm([difference - given])
-
-
-def _rounding(values: Blocks, claimed: Blocks, size: float, step: float) -> float:
-    """Bound what rounding makes of a difference."""
-    return 100 * torch.finfo(values[0].dtype).eps * max(_norm(values), _norm(claimed), size) / step
-
-
 def _persists(clear: Sequence[tuple[Tensor, float]]) -> bool:
     """See whether two differences off by far more than rounding are the same; those of a kink are not."""
     return any(
-        bool(one.any()) and _norm([one - other]) <= 0.1 * min(off, away, _norm([one]))
+        bool(one.any()) and norm_of([one - other]) <= 0.1 * min(off, away, norm_of([one]))
         for (one, off), (other, away) in combinations(clear, 2)
     )
 
@@ -363,10 +238,6 @@ def _noise(function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor) 
     for step in (1e-8, 1e-6, 1e-4) if at.dtype == torch.float64 else (1e-4,):
         plus, minus = function(at + step * direction), function(at - step * direction)
         three = zip(plus, here, minus, strict=True)
-        bends.append(_norm([p.double() - 2 * h.double() + m.double() for p, h, m in three]))
+        bends.append(norm_of([p.double() - 2 * h.double() + m.double() for p, h, m in three]))
     most = 1e-6 if at.dtype == torch.float64 else 1e-3
-    return min(max(bends), most * _norm(here))
-
-
-def _norm(blocks: Blocks) -> float:
-    return math.sqrt(sum(float(block.detach().double().square().sum()) for block in blocks))
+    return min(max(bends), most * norm_of(here))
