@@ -3,6 +3,7 @@
 Nothing here touches ``.grad``, so no cycle keeps a graph alive: it goes when the last product that holds it goes.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -49,11 +50,13 @@ def numerics(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 def pinned(device: torch.device, dtype: torch.dtype, *, recurrent: bool = False) -> Iterator[None]:
     """Record graphs that can be differentiated again, by one way of computing whatever the process is set to.
 
-    Fused attention, the encoder's fast path and cuDNN's recurrent layers have no second derivatives, or are of
-    another function.
+    Fused attention, the encoder's fast path, compiled code and cuDNN's recurrent layers have no second derivatives, or
+    are of another function.
     """
+    compiles = "torch._dynamo" in sys.modules  # which takes a second to import
+    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
     plain = torch.backends.cudnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext()
-    with numerics(device, dtype), recording(), sdpa_kernel(SDPBackend.MATH), plain:
+    with numerics(device, dtype), recording(), sdpa_kernel(SDPBackend.MATH), plain, eager:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:

@@ -1,18 +1,22 @@
 """Claimed directional derivatives held against central differences of the function itself."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
 
 from jvp_ops._explained import explained
+from jvp_ops._ladder import LADDERS, Blocks, Disagreement, compared_with, norm_of, rounding_of
+from jvp_ops._one_sided import at_the_point
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.parameters import Parameters
 
 UNCHECKED = "second derivatives were not checked against differences, as second_derivatives='unchecked' asked for"
+PIECES = 16  # that unnamed numbers are judged in
 GROUPS = 8  # of parameters, whose slopes are each held against differences of the value
 REMEDY = (
     ". Operations that stop or change gradients (detach, no_grad, straight-through, reversal, numpy, an optimizer, a "
@@ -20,35 +24,12 @@ REMEDY = (
     "custom functions without second derivatives, and functions whose derivatives torch has wrong do this: write the "
     'function out in plain operations, or take the product as it is by second_derivatives="unchecked"'
 )
-Blocks = Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Steps that are tried in turn, and how far from a difference a derivative may be.
-
-    Small steps avoid kinks (ReLU, max-pooling): the error that one makes goes when the step no longer reaches it, that
-    of a wrong derivative stays. Large ones are for functions whose own rounding is coarse.
-    """
-
-    steps: tuple[float, ...]
-    coarse: tuple[float, ...]
-    tolerance: float
-
-
-LADDERS = {
-    torch.float64: Ladder((1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-3), (1e-2, 3e-2), 1e-4),
-    torch.float32: Ladder((1e-2, 1e-3, 3e-2), (1e-2, 3e-2), 2e-2),
-}
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A block whose derivative is not that of the function: its number, the derivative's size and how far it is off."""
-
-    block: int
-    size: float
-    off: float
+REMEDY_THERE = (
+    ". The function is differentiated wrongly exactly at theta, and rightly beside it. A branch or a convention at "
+    "that point (an `if` on a value, masked entries, a norm or distance of zero) does this: move theta a little, write "
+    'the function without the branch, or take the product as it is by second_derivatives="unchecked"'
+)
+_EXACTLY: ContextVar[bool] = ContextVar("exactly", default=False)  # held at a point where it was right beside it
 
 
 def disagreement(
@@ -74,28 +55,36 @@ def disagreement(
     """
     if not all(bool(torch.isfinite(block).all()) for block in claimed):
         raise NonFiniteError("a derivative is NaN or Inf where it was to be checked")
-    ladder = LADDERS[at.dtype]
-    open_blocks, worst, noise = set(range(len(claimed))), None, None
+    if _EXACTLY.get():
+        return at_the_point(function, at, direction, claimed, size)[0]
+    ladder, noise = LADDERS[at.dtype], None
+    open_blocks, last = set(range(len(claimed))), dict[int, Disagreement]()
+    clear: dict[int, list[tuple[Tensor, float]]] = {block: [] for block in open_blocks}
     for attempt in range(2):  # the second time with the function's own noise measured, which costs more
+        drowned = set()
         if attempt:
             noise = _noise(function, at, direction)
         for step in ladder.steps if not attempt else ladder.coarse:
             plus, minus = function(at + step * direction), function(at - step * direction)
-            scale = max(_norm(plus), _norm(claimed), size)
-            rounding = (100 * torch.finfo(at.dtype).eps * scale if noise is None else 3 * noise) / step
-            found = []
+            rounding = rounding_of(plus, claimed, size, step) if noise is None else 3 * noise / step
             for block in sorted(open_blocks):
-                difference = (plus[block].double() - minus[block].double()) / (2 * step)
-                given = claimed[block].double()
-                own, off = max(_norm([given]), _norm([difference])), _norm([difference - given])
+                difference, own, off = compared_with(plus[block], minus[block], claimed[block], step)
                 if off <= (10 if attempt else 1) * ladder.tolerance * own + rounding:
-                    open_blocks.remove(block)
+                    if rounding > own and clear[block]:  # a step that tells nothing, where others did
+                        drowned.add(block)
+                    else:
+                        open_blocks.remove(block)
                 elif off == off:
-                    found.append(Disagreement(block, own, off))
+                    last[block] = Disagreement(block, own, off)
+                    if off > 10 * rounding and not attempt:
+                        clear[block].append((difference, off))
             if not open_blocks:
                 return None
-            worst = max(found, key=lambda one: one.off / max(one.size, 1e-300), default=worst)
-    return worst or Disagreement(min(open_blocks), float("nan"), float("nan"))
+        open_blocks -= {block for block in drowned if not _persists(clear[block])}
+        if not open_blocks:
+            return None
+    left = [last.get(block, Disagreement(block, float("nan"), float("nan"))) for block in sorted(open_blocks)]
+    return max(left, key=lambda one: one.off / max(one.size, 1e-300) if one.off == one.off else -1.0)
 
 
 def direction_at(at: Tensor, sizes: Sequence[int], *, along: Tensor | None = None, seed: int = 0) -> Tensor:
@@ -125,16 +114,37 @@ class Function:
 def somewhere_near(check: Callable[[Tensor], None], at: Tensor, sizes: Sequence[int]) -> None:
     """Run a check a little beside a point, where no kink is met exactly (as at biases of zero), then at the point.
 
+    At the point, a kink is forgiven, and what is wrong at that point alone is not.
+
     Raises
     ------
     InputError
-        It fails at both.
+        It fails at both, or is wrong at the point alone.
     """
     try:
         check(at + 1e-3 * direction_at(at, sizes, seed=2))
     except (InputError, NonFiniteError):
         with suppress(NonFiniteError):  # which any product says itself
             check(at)
+    token = _EXACTLY.set(True)
+    try:
+        with suppress(NonFiniteError):
+            check(at)
+    finally:
+        _EXACTLY.reset(token)
+
+
+def pieces(layout: Parameters) -> Parameters:
+    """Lay a few parts out in pieces, each judged against its own size; many parts stay as they are."""
+    most, shapes = max(PIECES // max(len(layout), 1), 1), dict[str, tuple[int, ...]]()
+    for entry in layout:
+        number = min(most, entry.size)
+        if number < 2:
+            shapes[entry.name] = entry.shape
+            continue
+        ends = [entry.size * end // number for end in range(number + 1)]
+        shapes |= {f"{entry.name}[{a}:{b}]": (b - a,) for a, b in pairwise(ends)}
+    return Parameters.of(shapes)
 
 
 def check_product(function: Function, product: Callable[[Tensor], Tensor], what: str) -> None:
@@ -158,19 +168,34 @@ def check_slopes(function: Function, slope: Tensor, what: str, custom: str = "")
     sizes, names = [entry.size for entry in function.layout], function.layout.names
     parts = direction_at(function.at, sizes, along=slope).split(sizes)
     per_group = -(-len(parts) // GROUPS)
-    for first in range(0, len(parts), per_group):
-        chosen = range(first, min(first + per_group, len(parts)))
+    waiting = [range(first, min(first + per_group, len(parts))) for first in range(0, len(parts), per_group)]
+
+    def compared(v: Tensor) -> tuple[Disagreement | None, bool]:
+        def value(x: Tensor) -> Blocks:
+            return [function.call(x)]
+
+        if _EXACTLY.get():
+            return at_the_point(value, function.at, v, [slope @ v], function.size, continuous=True)
+        return disagreement(value, function.at, v, [slope @ v], size=function.size), False
+
+    while waiting:
+        chosen = waiting.pop(0)
         v = torch.cat([part if number in chosen else torch.zeros_like(part) for number, part in enumerate(parts)])
-        found = disagreement(lambda x: [function.call(x)], function.at, v, [slope @ v], size=function.size)
+        found, kinked = compared(v)
+        zeros = v * (function.at == 0)  # which a branch is most often about
+        if found is None and _EXACTLY.get() and bool(zeros.any()) and not torch.equal(zeros, v):
+            found, _ = compared(zeros)
         if found is not None:
-            raise wrong(names[first], found, what, f"differences of {function.name}", custom)
+            raise wrong(names[chosen[0]], found, what, f"differences of {function.name}", custom)
+        if kinked and len(chosen) > 1:  # a kink in one part must not hide another
+            waiting += [range(number, number + 1) for number in chosen]
 
 
 def wrong(name: str, found: Disagreement, what: str, against: str, custom: str = "") -> InputError:
     """Say which derivative is off, by how much, and what to do."""
-    where = f" in {name!r}" if name else ""
+    where, remedy = f" in {name!r}" if name else "", REMEDY_THERE if found.exactly else REMEDY
     return InputError(
-        f"{what} disagrees with {against}{where}: off by {found.off:.2g} of {found.size:.2g}{custom}{REMEDY}"
+        f"{what} disagrees with {against}{where}: off by {found.off:.2g} of {found.size:.2g}{custom}{remedy}"
     )
 
 
@@ -196,6 +221,14 @@ def in_float64_if_it_runs(check: Callable[[Tensor], None], at: Tensor) -> None:
         check(at)
 
 
+def _persists(clear: Sequence[tuple[Tensor, float]]) -> bool:
+    """See whether two differences off by far more than rounding are the same; those of a kink are not."""
+    return any(
+        bool(one.any()) and norm_of([one - other]) <= 0.1 * min(off, away, norm_of([one]))
+        for (one, off), (other, away) in combinations(clear, 2)
+    )
+
+
 def _noise(function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor) -> float:
     """Measure a function's own rounding: by how much it bends where its argument hardly moves.
 
@@ -205,10 +238,6 @@ def _noise(function: Callable[[Tensor], Blocks], at: Tensor, direction: Tensor) 
     for step in (1e-8, 1e-6, 1e-4) if at.dtype == torch.float64 else (1e-4,):
         plus, minus = function(at + step * direction), function(at - step * direction)
         three = zip(plus, here, minus, strict=True)
-        bends.append(_norm([p.double() - 2 * h.double() + m.double() for p, h, m in three]))
+        bends.append(norm_of([p.double() - 2 * h.double() + m.double() for p, h, m in three]))
     most = 1e-6 if at.dtype == torch.float64 else 1e-3
-    return min(max(bends), most * _norm(here))
-
-
-def _norm(blocks: Blocks) -> float:
-    return math.sqrt(sum(float(block.detach().double().square().sum()) for block in blocks))
+    return min(max(bends), most * norm_of(here))

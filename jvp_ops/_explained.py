@@ -15,7 +15,7 @@ def explained(what: str) -> Iterator[None]:
         yield
     except (JvpOpsError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+    except Exception as error:
         text = f"{type(error).__name__}: {error}"
         advice = next((advice for sign, advice in ADVICE.items() if sign in text), "")
         raise InputError(f"{what}: {text}{advice}") from error

@@ -168,3 +168,62 @@ def test_losses_with_kinks_and_of_any_size_are_taken(loss, scale):
     theta = theta_of(model)
     G = exact_gauss_newton(lambda t: outputs_at(model, t, X), lambda z: function(z, targets), theta)
     assert_near(made.gauss_newton(theta).dense(), G)
+
+
+class Adapter(nn.Module):
+    """A zero-initialized adapter, and a penalty on it, whose gradient is zero there, inside the model's loss."""
+
+    def __init__(self, strength):
+        super().__init__()
+        self.net, self.a, self.strength = net(), nn.Linear(5, 3, bias=False), strength
+        nn.init.zeros_(self.a.weight)
+
+    def forward(self, x, y):
+        z = self.net(x) + self.a(x)
+        return {"loss": ((z - y) ** 2).mean() + self.strength * self.a.weight.square().sum(), "z": z}
+
+
+class Auxiliary(nn.Module):
+    """A second head that is zero at the start, in the loss beside the outputs that are named."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = net(), nn.Linear(5, 3, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        return {"z": self.net(x), "beside": self.head(x)}
+
+
+@pytest.mark.parametrize("strength", [1e-2, 1.0])
+def test_what_the_loss_depends_on_beside_the_outputs_is_seen_where_it_is_flat(strength):
+    own = jo.ModelLoss(seeded(lambda: Adapter(strength)), None, {"x": X, "y": Y}, outputs="z")
+    two = jo.ModelLoss(
+        seeded(Auxiliary),
+        lambda out, y: ((out["z"] - y) ** 2).mean() + strength * out["beside"].square().mean(),
+        (X, Y),
+        outputs="z",
+    )
+    for loss in (own, two):
+        with pytest.raises(jo.InputError, match="beside the model's outputs"):
+            loss.gauss_newton(loss.initial())
+
+
+class ByLength(nn.Module):
+    """Short sequences go through half of a slope, long ones do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        z = self.net(x).mean(1)
+        return Half.apply(z) if x.shape[1] == 2 else z * z
+
+
+def test_all_shapes_of_ragged_data_are_looked_at():
+    data = [(numbers(833, 6, 4, 5), Y[:6]), (numbers(834, 6, 2, 5), Y[6:12])]
+    for batches in (data, data[::-1]):
+        loss = jo.ModelLoss(seeded(ByLength), nn.MSELoss(), batches)
+        with pytest.raises(jo.InputError, match="differences"):
+            loss.gauss_newton(loss.initial())

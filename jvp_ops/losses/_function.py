@@ -15,6 +15,7 @@ from jvp_ops._differences import (
     check_slopes,
     direction_at,
     in_float64_if_it_runs,
+    pieces,
     refuse_random,
     somewhere_near,
 )
@@ -169,11 +170,11 @@ class FunctionLoss:
 
     def _hold_against_differences(self, frozen: Tensor) -> None:
         """See once that the gradient is that of L, and a product with H its derivative; in float64 if L runs in it."""
+        layout = pieces(self.parameters)
 
         def check(at: Tensor) -> None:
             refuse_random(self._value_of, at)
             leaf, slope = self._record(at)
-            layout = self.parameters
             gradient = Function(self._gradient_of, at, layout, "the gradient")
             v = direction_at(at, [entry.size for entry in layout])
             bend = float(pull_back([slope], [leaf], [v])[0].norm() * v.norm())
@@ -182,7 +183,7 @@ class FunctionLoss:
             )
             check_slopes(Function(self._value_of, at, layout, "the value", bend), slope.detach(), "the gradient")
 
-        sizes = [entry.size for entry in self.parameters]
+        sizes = [entry.size for entry in layout]
         in_float64_if_it_runs(lambda at: somewhere_near(check, at, sizes), frozen)
         self._checked_once = True
 

@@ -14,6 +14,7 @@ from jvp_ops._differences import (
     check_product,
     check_slopes,
     in_float64_if_it_runs,
+    pieces,
     refuse_random,
     somewhere_near,
 )
@@ -103,7 +104,7 @@ class FunctionMap:
         with torch.inference_mode(False):
             frozen = self._checked(state).clone()
         if not self._checked_once:
-            sizes = [entry.size for entry in self.parameters]
+            sizes = [entry.size for entry in pieces(self.parameters)]
             in_float64_if_it_runs(lambda at: somewhere_near(self._hold_against_differences, at, sizes), frozen)
             self._checked_once = True
         leaf, image, push = self._record(frozen)
@@ -158,11 +159,10 @@ class FunctionMap:
         """See once that J v is the derivative of f, and Jᵀ u that of u·f."""
         refuse_random(self._image_of, at)
         leaf, image, push = self._record(at)
-        check_product(
-            Function(self._image_of, at, self.parameters, "the function"), lambda v: push([v])[0], "the product Df v"
-        )
+        layout = pieces(self.parameters)
+        check_product(Function(self._image_of, at, layout, "the function"), lambda v: push([v])[0], "the product Df v")
         u = torch.randn(at.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(at)
-        weighted = Function(lambda x: self._image_of(x) @ u, at, self.parameters, "the function")
+        weighted = Function(lambda x: self._image_of(x) @ u, at, layout, "the function")
         check_slopes(weighted, pull_back([image], [leaf], [u])[0], "the adjoint product Dfᵀ u")
 
     def _call(self, state: Tensor) -> Tensor:

@@ -59,6 +59,10 @@ class Batch:
         for start in range(0, self.samples, samples):
             yield self.rows(start, start + samples)
 
+    def copied(self) -> "Batch":
+        """Copy its tensors."""
+        return self._each(lambda t: t.detach().clone().requires_grad_(t.requires_grad))
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Move to a device, floating tensors in a dtype."""
 
@@ -102,9 +106,10 @@ class Batches:
     def __init__(
         self, data: Any, unpack: Unpack, device: torch.device, dtype: torch.dtype, *, coupled: bool = False
     ) -> None:
-        self._data, self._unpack, self._device, self._dtype = data, unpack, device, dtype
-        self._coupled = coupled
         self._in_memory = is_one_batch(data)
+        self._data = map_tensors(data, _countable) if self._in_memory else data
+        self._unpack, self._device, self._dtype = unpack, device, dtype
+        self._coupled = coupled
         self.sizes: list[int] = []
         self._checksums: list[int] = []
         if not self._in_memory:
@@ -215,7 +220,12 @@ def _checksum(batch: Batch) -> int:
 
 
 def _versions(batch: Batch) -> list[int]:
-    return [-1 if tensor.is_inference() else tensor._version for tensor in batch.tensors]
+    return [tensor._version for tensor in batch.tensors]
+
+
+def _countable(tensor: Tensor) -> Tensor:
+    """Copy a tensor that was made in inference mode: changes of it in place are not counted."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _as_given(pair: Any) -> tuple[Any, Any]:

@@ -1,23 +1,25 @@
 """θ in the user's own modules: they hold it while a pass runs, and are as they were when it ends.
 
 In place, not in a copy: closures, globals and other modules that read the parameters then see θ too, and nothing need
-be copied that cannot be. What the modules were when they were handed over is kept, and is what every pass sees.
+be copied that cannot be. What the modules were when they were handed over is kept, and is what every pass sees. The
+containers that they hold stay the same objects, which then hold what they held; large ones without tensors are left
+alone.
 """
 
-from collections import OrderedDict
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from jvp_ops._autodiff import pinned, recording
 from jvp_ops.losses.model._captured import OWN_KEYS, Captured
+from jvp_ops.losses.model._containers import KINDS, Containers, is_alike, standing_in
 
 Substitutes = dict[int, Tensor]
-CONTAINERS = (dict, OrderedDict, list, set, tuple)
-DEEPEST = 16  # containers in one another whose content is compared
 
 
 class Binding:
@@ -36,6 +38,8 @@ class Binding:
     ----------
     keeps_state : bool
         A forward pass was seen to change attributes or buffers of a module: each one then starts from the same.
+    is_compared : bool
+        A pass was held against the user's own call.
     """
 
     def __init__(
@@ -43,9 +47,14 @@ class Binding:
     ) -> None:
         self.device, self.dtype, self.named = device, dtype, dict(named)
         self.modules = tuple(captured.modules)
-        self.keeps_state = False
-        met: dict[int, Any] = {}
-        self._dicts = [_replaced(vars(module), {}, met) for module in self.modules]
+        self.keeps_state = self.is_compared = False
+        self._spaces = [vars(module) for module in self.modules]  # kept, and so their numbers, alive
+        self._dicts = [dict(space) for space in self._spaces]
+        held = [(key in OWN_KEYS, value) for attributes in self._dicts for key, value in attributes.items()]
+        self._own = {id(value): copy.copy(value) for own, value in held if own and type(value) in KINDS}
+        apart = {*self._own, *map(id, self._spaces)}
+        self._containers = Containers((value for own, value in held if not own), apart)
+        self._standing: dict[int, Any] = {}  # what stands in for what, while a pass runs
         self._theta = {id(tensor) for tensor in self.named.values()}
         self._called = captured.names
         self._met_as = {number: f"the tensor {name!r}" for number, (_, name) in captured.tensors.items()}
@@ -56,8 +65,7 @@ class Binding:
         self._narrow: list[bool] = []  # shared by all that `to` makes, as the next
         self._cast_too: dict[torch.dtype, bool] = {}  # whether closed-over tensors are cast, for all that `to` makes
         own = [m for m in self.modules if captured.names[id(m)].split(".")[0] == "model"]
-        held = (t for module in own for t in (*module._parameters.values(), *module._buffers.values()))
-        self._in_model = {id(tensor) for tensor in held}
+        self._in_model = {id(t) for module in own for t in (*module._parameters.values(), *module._buffers.values())}
         self._written = {id(buffer) for buffer in buffers}  # which a forward pass may write into
         self._cast = self._in_own_dtype()
         self._padded = _padding_rows(self.modules, self._theta)
@@ -153,35 +161,79 @@ class Binding:
     @contextmanager
     def holding(self, substitutes: Substitutes) -> Iterator[None]:
         """Let the modules hold other tensors, and put them back as they were; one thread at a time."""
-        with pinned(self.device, self.dtype, recurrent=self.recurrent):
-            before = [vars(module) for module in self.modules]
+        with pinned(self.device, self.dtype, recurrent=self.recurrent), _uncached():
+            before = [vars(module) for module in self.modules], self._containers.contents(), self._standing
             try:
                 self.install(substitutes)
                 yield
             finally:
-                for module, attributes in zip(self.modules, before, strict=True):
+                for module, attributes in zip(self.modules, before[0], strict=True):
                     object.__setattr__(module, "__dict__", attributes)
+                self._containers.restore(before[1])
+                self._standing = before[2]
 
     def install(self, substitutes: Substitutes) -> None:
         """Give each module the attributes that it was handed over with, and the tensors that stand in for its own."""
-        met: dict[int, Any] = {}
-        for module, attributes in zip(self.modules, self._dicts, strict=True):
-            fresh = _replaced(attributes, substitutes, met)
+        standing: dict[int, Any] = dict(substitutes)
+        spaces: list[dict[str, Any]] = [{} for _ in self.modules]
+        standing.update(zip(map(id, self._spaces), spaces, strict=True))
+        standing.update({number: standing_in(held, substitutes) for number, held in self._own.items()})
+        self._containers.rebuild(standing)
+        for module, attributes, fresh in zip(self.modules, self._dicts, spaces, strict=True):
+            fresh.update({key: standing.get(id(value), value) for key, value in attributes.items()})
             if self.keeps_state:
                 fresh["_buffers"] = {k: None if b is None else b.clone() for k, b in fresh["_buffers"].items()}
             _run_plainly(module, fresh)
             object.__setattr__(module, "__dict__", fresh)
+        self._containers.restore(self._containers.first_contents(standing))
+        self._standing = standing
 
-    def see_changes(self, substitutes: Substitutes) -> None:
-        """After a forward pass: note whether it left other numbers or tensors in the modules than it found."""
+    def see_changes(self) -> None:
+        """After a forward pass: note whether it left other numbers, tensors or content in the modules than it found."""
         for module, attributes in zip(self.modules, self._dicts, strict=True):
             now = vars(module)
             for key in now.keys() | attributes.keys():
-                found = _state(_replaced(attributes.get(key), substitutes, {}))
-                self.keeps_state |= _state(now.get(key)) != found
+                self.keeps_state |= not is_alike(now.get(key), self._found(attributes.get(key)))
+        self.keeps_state |= self._containers.are_changed(self._standing)
         for number, tensor in self._cast.items():
             self.keeps_state |= number in self._written and tensor._version > 0
         self._cast = self._in_own_dtype()  # as they came, if the pass has written into them
+
+    def _found(self, value: Any) -> Any:
+        """Say what a pass finds where this was handed over."""
+        own = self._own.get(id(value))
+        return self._standing.get(id(value), value) if own is None else standing_in(own, self._standing)
+
+    def as_it_came(self) -> "Binding | None":
+        """Give the same modules in the dtype and on the device that they came with; None if that needs a cast."""
+        kinds = {(tensor.device, tensor.dtype.to_real()) for tensor in self.named.values()}
+        if len(kinds) > 1 or self.has_changed:
+            return None
+        own = self.to(*kinds.pop())
+        cast = ((own._cast[number], source) for number, source in self._source.items())
+        return own if all(a.dtype == b.dtype and a.device == b.device for a, b in cast) else None
+
+    @property
+    def originals(self) -> dict[int, Tensor]:
+        """The user's own parameters, in θ or not."""
+        return {n: t for n, t in self._originals.items() if n in self._theta or isinstance(t, nn.Parameter)}
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether one of the user's parameters has other values than it came with."""
+        return not all(torch.equal(tensor, self._source[number]) for number, tensor in self.originals.items())
+
+    @contextmanager
+    def untouched(self) -> Iterator[Substitutes]:
+        """Substitute all but the user's own parameters, whose values are put back if a pass writes into them."""
+        own = self.originals
+        try:
+            yield {number: tensor.clone() for number, tensor in self._cast.items() if number not in own}
+        finally:
+            with torch.no_grad():
+                for number, tensor in own.items():
+                    if not torch.equal(tensor, self._source[number]):
+                        tensor.data.copy_(self._source[number])
 
     def strangers(self, chosen: Sequence[Tensor]) -> tuple[Substitutes, dict[int, str]]:
         """Let tensors that require gradients but cannot be in θ do so, so that a graph shows whether they are read.
@@ -253,38 +305,15 @@ def _padding_rows(modules: Sequence[nn.Module], theta: set[int]) -> dict[int, in
     return rows
 
 
-def _replaced(value: Any, substitutes: Substitutes, met: dict[int, Any]) -> Any:
-    """Copy containers in one another, with other tensors in the place of known ones; `met` are copies made already."""
-    if isinstance(value, Tensor):
-        return substitutes.get(id(value), value)
-    kind = type(value)
-    if kind not in CONTAINERS:
-        return value
-    if id(value) in met:
-        return met[id(value)]
-    if kind is tuple:
-        return tuple(_replaced(inside, substitutes, met) for inside in value)
-    copied = met[id(value)] = kind()
-    if kind is list:
-        copied.extend(_replaced(inside, substitutes, met) for inside in value)
-    elif kind is set:
-        copied.update(_replaced(inside, substitutes, met) for inside in value)
-    else:
-        copied.update((key, _replaced(inside, substitutes, met)) for key, inside in value.items())
-    return copied
-
-
-def _state(value: Any, depth: int = 0) -> Any:
-    """Say what of an attribute a forward pass may change: its numbers and which tensors it holds."""
-    if isinstance(value, Tensor):
-        return id(value)
-    if isinstance(value, int | float | str | bool | None):
-        return value
-    if depth < DEEPEST and isinstance(value, Mapping):
-        return tuple((str(key), _state(inside, depth + 1)) for key, inside in value.items())
-    if depth < DEEPEST and isinstance(value, list | tuple):
-        return tuple(_state(inside, depth + 1) for inside in value)
-    return type(value).__name__
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Compute parametrized weights anew, also within the user's own ``parametrize.cached()``."""
+    before = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = before
 
 
 def _run_plainly(module: nn.Module, attributes: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """One evaluation of the model and its loss on some samples, with θ in them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +32,8 @@ class Objective:
         ``normalizer(targets)``, the weight that `function` divides by.
     is_mean : bool
         Whether the loss is a mean over samples (of weight `normalizer`), or a sum.
+    by_weight : bool
+        Whether means of torch's losses in it are means over all the data; else they are parts of what a sample has.
     totals : Totals, optional
         What the means of torch's losses divide by in all the data, where their weights differ.
     """
@@ -40,6 +42,7 @@ class Objective:
     function: LossFunction | None
     normalizer: Callable[[Any], Any] | None = None
     is_mean: bool = True
+    by_weight: bool = True
     totals: Totals | None = None
 
     def term(self, value: Tensor, batch: Batch) -> Tensor:
@@ -66,6 +69,7 @@ class Evaluation:
 
     def __init__(self, objective: Objective, binding: Binding, substitutes: Substitutes) -> None:
         self.objective, self._binding, self.substitutes = objective, binding, substitutes
+        self._weights: list[float] = []
 
     def outputs(self, batch: Batch, means: Means | None = None) -> Any:
         """Run the model: mappings as keywords, tuples as positional arguments.
@@ -104,7 +108,10 @@ class Evaluation:
         if self.counts_nothing(batch):
             leaf = next(tensor for tensor in self.substitutes.values() if tensor.requires_grad)
             return torch.view_as_real(leaf).sum() * 0 if leaf.is_complex() else leaf.sum() * 0
-        return self.objective.term(self.value(batch, self.means(batch)), batch)
+        means = self.means(batch)
+        value = self.value(batch, means)
+        self.note(means)
+        return self.objective.term(value, batch)
 
     def counts_nothing(self, batch: Batch) -> bool:
         """Say whether a batch weighs nothing, so that its own loss is 0/0."""
@@ -124,9 +131,33 @@ class Evaluation:
         return passed
 
     def means(self, batch: Batch) -> Means | None:
-        """Prepare for the means of one evaluation, where they need it."""
+        """Prepare for the means of one evaluation."""
+        seen = self.objective.by_weight and self.objective.normalizer is None and not batch.whole
+        return Means(batch.samples, self.objective.totals) if seen else None
+
+    def note(self, means: Means | None) -> None:
+        """Add up what the means of an evaluation divided by; where that was the samples, hold it against them."""
+        if means is not None and means.totals is None and not means.plain:
+            refuse_moving([float(means.samples)] * len(means.weights), means.weights)
+        if means is not None:
+            before = self._weights or [0.0] * len(means.weights)
+            self._weights = [one + more for one, more in zip(before, means.weights, strict=True)]
+
+    def start_over(self) -> None:
+        """Forget what means divided by until now."""
+        self._weights = []
+
+    def check_weights(self) -> None:
+        """After a pass over all the data: hold what the means divided by against what they are said to.
+
+        Raises
+        ------
+        InputError
+            It is another at this θ.
+        """
         totals = self.objective.totals
-        return None if totals is None else Means(batch.samples, totals)
+        if totals is not None and self._weights:
+            refuse_moving(totals.weights, self._weights)
 
     def with_totals(self, totals: Totals | None) -> "Evaluation":
         """Give the same evaluation with other totals."""
@@ -200,6 +231,16 @@ def _own_loss(outputs: Any) -> Tensor:
             "are there labels in the batches?"
         )
     return found.reshape(())
+
+
+def refuse_moving(said: Sequence[float], met: Sequence[float]) -> None:
+    """Refuse means whose weights depend on θ."""
+    if len(said) != len(met) or any(abs(a - b) > 1e-6 * abs(a) for a, b in zip(said, met, strict=True)):
+        raise InputError(
+            f"what the loss divides by depends on the parameters (it was {', '.join(f'{w:.6g}' for w in said)} and is "
+            f"{', '.join(f'{w:.6g}' for w in met)}), as where hard examples or pseudo-labels are chosen: it is no sum "
+            "over samples. Make the data one batch, and say so by coupled=True"
+        )
 
 
 def checked_scalar(what: str, value: Any) -> Tensor:

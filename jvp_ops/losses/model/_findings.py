@@ -45,7 +45,7 @@ def find_out(objective: Objective, binding: Binding, batches: Batches, *, couple
     InputError
         They do not run, are random or no function of θ alone, or their losses do not add up.
     """
-    sample = spread_samples(batches)
+    sample = [batch.copied() for batch in spread_samples(batches)]  # a model may write into what it is given
     settle_padding(objective, binding, sample[0])
     fit(objective, binding, sample[0])
     exact = binding.to(binding.device, torch.float64)

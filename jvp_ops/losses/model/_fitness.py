@@ -1,6 +1,8 @@
 """What a model and a loss function must be for their loss to be one fixed function of θ."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -16,8 +18,10 @@ from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses.model._batches import Batch
 from jvp_ops.losses.model._binding import Binding, Substitutes, plain_tensors
 from jvp_ops.losses.model._captured import Captured
-from jvp_ops.losses.model._evaluation import Objective, bound
+from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
 from jvp_ops.losses.model._structures import all_tensors
+
+ROUNDING = {torch.float64: 1e-8, torch.float32: 2e-5}  # of one computation, done twice
 
 
 def refuse_unfit(model: nn.Module, captured: Captured, *, coupled: bool) -> None:
@@ -136,16 +140,43 @@ def fit(objective: Objective, binding: Binding, sample: Batch) -> None:
 
 def look_at_one_pass(objective: Objective, binding: Binding, sample: Batch) -> None:
     """Run the model on samples: see what it changes, and refuse what is random, not finite, or not in θ."""
-    leaves = binding.leaves(binding.initial())
+    leaves, versions = binding.leaves(binding.initial()), [tensor._version for tensor in sample.tensors]
     foreign, names = strangers(binding, objective)
-    substitutes = binding.substitutes(leaves) | foreign
-    with bound(objective, binding, substitutes) as at:
+    with bound(objective, binding, binding.substitutes(leaves) | foreign) as at:
         first, second = at.outputs(sample), at.outputs(sample)
-        binding.see_changes(substitutes)
+        binding.see_changes()
         _refuse_random(first, second, keeps_state=binding.keeps_state)
         value = at.value(sample)
+        binding.see_changes()  # the loss function's, too
+    if [tensor._version for tensor in sample.tensors] != versions:
+        raise InputError(
+            "the model or the loss function changes the data in place (x.clamp_(), a ReLU(inplace=True) that comes "
+            "first): write it out of place, or begin with x = x.clone()"
+        )
     refuse_strangers(value, [*leaves, *sample.tensors], names)
+    _refuse_kept_outside(objective, binding, leaves, value, sample)
     _refuse_kept_values(objective, binding, leaves, value, sample)
+    own = None if binding.is_compared else binding.as_it_came()
+    if own is not None and own.dtype in ROUNDING:
+        _refuse_other_value(objective, own, sample.to(own.device, own.dtype))
+    binding.is_compared = True
+
+
+def _refuse_kept_outside(
+    objective: Objective, binding: Binding, leaves: list[Tensor], value: Tensor, sample: Batch
+) -> None:
+    """Run it again with other tensors as θ: refuse what is random, or still reads the first ones."""
+    others = binding.leaves(leaves)
+    with bound(objective, binding, binding.substitutes(others)) as at:
+        again = at.value(sample)
+    before = {id(leaf) for leaf in leaves}
+    if any(id(leaf) in before for leaf in _strangers(again, others)):
+        raise InputError(
+            "the loss reads what an earlier pass computed of the parameters and something outside the modules keeps "
+            "(functools.cache, a global): clear it at the start of the forward pass"
+        )
+    if not torch.equal(value, again):
+        raise InputError("the loss gave two values for one input: it is random, or keeps state; draw numbers before")
 
 
 def strangers(binding: Binding, objective: Objective) -> tuple[Substitutes, dict[int, str]]:
@@ -228,3 +259,56 @@ def _is_read(
     substitutes[id(tensor)] = 1.5 * substitutes.get(id(tensor), tensor.detach()) + 0.125
     with bound(objective, binding, substitutes) as at:
         return not torch.equal(at.value(sample), value)
+
+
+def _refuse_other_value(objective: Objective, binding: Binding, sample: Batch) -> None:
+    """Refuse a loss whose value with θ in the modules is not that of the user's own parameters in their place."""
+    found = None
+    with warnings.catch_warnings(), suppress(Exception):  # what does not run as it came is no witness
+        warnings.simplefilter("ignore")
+        found = _values_apart(objective, binding, sample)
+    if found is not None:
+        raise InputError(
+            f"the loss of {sample.samples} samples is {found[0]:.9g} when θ is put into the model, and {found[1]:.9g} "
+            "by the user's own call (or the outputs differ): code looks at what the parameters are "
+            "(isinstance(p, nn.Parameter), p.requires_grad, dictionaries keyed by parameters), and in a pass they are "
+            "other tensors: write it by names instead"
+        )
+
+
+def _values_apart(objective: Objective, binding: Binding, sample: Batch) -> tuple[float, float] | None:
+    """Give the value in a pass and by the user's own call, where they are not one."""
+
+    def in_a_pass() -> list[Tensor]:
+        substitutes = binding.substitutes(binding.leaves(binding.initial()))
+        with bound(objective, binding, substitutes) as at:
+            found = _run(at, sample)
+        written = any(not torch.equal(substitutes[number], own) for number, own in binding.originals.items())
+        return [] if written else found
+
+    ours = in_a_pass()
+    if not ours:  # a call would write into the user's parameters
+        return None
+    with binding.untouched() as substitutes, bound(objective, binding, substitutes) as at:
+        theirs = _run(at, sample)
+    if _agree(ours, theirs, binding.dtype) or not _agree(ours, in_a_pass(), binding.dtype):
+        return None  # the latter is random, or changes with each call
+    return float(ours[-1]), float(theirs[-1])
+
+
+def _run(at: Evaluation, sample: Batch) -> list[Tensor]:
+    outputs = at.outputs(sample)
+    return [tensor.detach().clone() for tensor in (*all_tensors(outputs), at.loss(outputs, sample))]
+
+
+def _agree(some: Sequence[Tensor], others: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Say whether outputs and their loss are the same but for rounding, which may be all that a small loss is."""
+    if len(some) != len(others) or any(a.shape != b.shape for a, b in zip(some, others, strict=True)):
+        return False
+    largest = max(float(a.abs().nan_to_num(0.0, 0.0, 0.0).max()) for a in some if a.numel())
+    floor, rounding = 10 * torch.finfo(dtype).eps * largest, ROUNDING[dtype]
+    for one, other in zip(some, others, strict=True):
+        size = float(one.abs().nan_to_num(0.0, 0.0, 0.0).max()) if one.numel() else 0.0
+        if not torch.allclose(one, other, rtol=rounding, atol=rounding * size + floor, equal_nan=True):
+            return False
+    return True

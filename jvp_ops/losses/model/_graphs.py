@@ -85,12 +85,14 @@ def outer_gradient(
     chosen = pick(found, part)
     if at.objective.function is None:  # the loss is there already, computed from z within the model
         value = at.objective.term(at.loss(found, batch), batch)
+        at.note(means)
         return chosen, gradients(value, chosen, differentiable=True), chosen
     random = torch.Generator().manual_seed(0)
     others = [torch.randn(z.shape, generator=random).to(z) if elsewhere else z.detach() for z in chosen]
     cut = {id(z): other.requires_grad_() for z, other in zip(chosen, others, strict=True)}
     seen = map_tensors(found, lambda z: cut.get(id(z), z.detach()))
     value = at.objective.term(at.loss(seen, batch, means, again.substitutes), batch)
+    at.note(means)
     inputs = [*cut.values(), *again.leaves]
     if not value.requires_grad:
         raise InputError(f"the loss does not depend on the model's outputs{'' if part is None else f' {part!r}'}")

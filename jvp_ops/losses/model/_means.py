@@ -55,16 +55,15 @@ class Means:
     Attributes
     ----------
     weights : list of float
-        What each mean divides by; found only where there are no totals.
+        What each mean divides by.
     plain : bool
-        Every mean so far weighs each entry the same.
+        Every mean so far weighs each sample the same, one row each.
     """
 
     samples: int
     totals: Totals | None = None
     weights: list[float] = field(default_factory=list)
     plain: bool = True
-    calls: int = 0
 
     def take(self, function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         """Call one of torch's losses; where it takes a mean, note what it divides by or make it its share."""
@@ -73,16 +72,15 @@ class Means:
         options = given.arguments
         if _reduction(options) != "mean" or torch._C._are_functorch_transforms_active():
             return function(*args, **kwargs)
-        self.calls += 1
+        weight, plain = _denominator(function, options)
+        self.weights.append(weight)
+        self.plain &= plain and _rows(options) == self.samples
         if self.totals is None:
-            weight, plain = _denominator(function, options)
-            self.weights.append(weight)
-            self.plain &= plain
             return function(*args, **kwargs)
-        if self.calls > len(self.totals.weights):
+        if len(self.weights) > len(self.totals.weights):
             raise InputError("the loss takes more means over some samples than over others: it must be one sum")
         options.update({"reduction": "sum"} | {name: None for name in ("size_average", "reduce") if name in options})
-        share = self.totals.samples / (self.samples * self.totals.weights[self.calls - 1])
+        share = self.totals.samples / (self.samples * self.totals.weights[len(self.weights) - 1])
         return function(**options) * share
 
 
@@ -97,6 +95,11 @@ def _reduction(options: dict[str, Any]) -> str:
         return str(options["reduction"])
     summed = options.get("reduce") is not False
     return "none" if not summed else "sum" if options.get("size_average") is False else "mean"
+
+
+def _rows(options: dict[str, Any]) -> int:
+    shape = options["target"].shape
+    return int(shape[0]) if len(shape) else 1
 
 
 def _denominator(function: Callable[..., Tensor], options: dict[str, Any]) -> tuple[float, bool]:

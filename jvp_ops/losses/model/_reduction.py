@@ -11,7 +11,7 @@ from torch import Tensor
 from jvp_ops.errors import InputError
 from jvp_ops.losses.model._batches import Batch, Batches, join_batches
 from jvp_ops.losses.model._binding import Binding
-from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
+from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound, refuse_moving
 from jvp_ops.losses.model._means import Means, Totals
 from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_together
 
@@ -66,7 +66,10 @@ def find_reduction(objective: Objective, binding: Binding, samples: Sequence[Bat
             if len(kinds) > 1:
                 raise InputError("the loss is a mean over some batches and a sum over others: make it one")
             if kinds:
-                return replace(objective, is_mean=kinds.pop()), scale
+                by_weight = {trial.by_weight for trial in trials if trial.by_weight is not None}
+                if len(by_weight) > 1:
+                    raise InputError("the loss is a weighted mean over some batches and not over others: make it one")
+                return replace(objective, is_mean=kinds.pop(), by_weight=by_weight != {False}), scale
     for trial in trials:
         if math.isfinite(trial.whole) and not trial.is_finite:  # a part in which nothing counts
             raise trial.neither()
@@ -85,13 +88,21 @@ def find_totals(objective: Objective, binding: Binding, batches: Iterable[Batch]
     Raises
     ------
     InputError
-        Parts of the data do not add up, or all are ignored, or a mean over ragged samples is not one of torch's.
+        Parts of the data do not add up, or all are ignored, or a mean over ragged samples is not one of torch's, or
+        what the loss divides by depends on θ.
     """
-    found = _Found()
-    substitutes = binding.substitutes(binding.perturbed(scale))
-    with bound(objective, binding, substitutes) as at:
-        _go_through(at, (piece for batch in batches for piece in batch.pieces(PIECE)), found)
-    return replace(objective, totals=found.totals(objective))
+
+    def found_at(scale: float, *, compared: bool) -> _Found:
+        found = _Found()
+        with bound(objective, binding, binding.substitutes(binding.perturbed(scale))) as at:
+            _go_through(at, (piece for batch in batches for piece in batch.pieces(PIECE)), found, compared=compared)
+        return found
+
+    found = found_at(scale, compared=True)
+    totals = found.totals(objective)
+    if totals is not None:
+        refuse_moving(found_at(0.0 if scale else 0.01, compared=False).weights, totals.weights)
+    return replace(objective, totals=totals)
 
 
 class _Found:
@@ -103,34 +114,37 @@ class _Found:
         self.shapes: set[tuple[tuple[int, ...], ...]] = set()
         self.plain = True
 
-    def add(self, means: Means, outputs: object) -> None:
+    def add(self, means: Means, outputs: object, piece: Batch) -> None:
         if self.samples and len(means.weights) != len(self.weights):
             raise InputError("the loss takes more means over some samples than over others: it must be one sum")
         before = self.weights or [0.0] * len(means.weights)
         self.samples += means.samples
         self.weights = [one + more for one, more in zip(before, means.weights, strict=True)]
         self.shares.add(tuple(weight / means.samples for weight in means.weights))
-        self.shapes.add(tuple(tuple(z.shape[1:]) for z in all_tensors(outputs) if z.is_floating_point() and z.ndim > 1))
+        rows = [z for z in all_tensors(outputs) if z.is_floating_point() and z.ndim > 0 and len(z) == piece.samples]
+        self.shapes.add(tuple(tuple(z.shape[1:]) for z in rows or piece.tensors))  # a loss alone shows no lengths
         self.plain &= means.plain
 
     def totals(self, objective: Objective) -> Totals | None:
         """Say what each mean divides by in all, or nothing where every sample weighs the same."""
         if objective.normalizer is not None:
             return None
-        if 0.0 in self.weights:
+        if objective.by_weight and 0.0 in self.weights:
             raise InputError("the loss counts no sample: all targets are ignored, or all weights are zero")
-        if not self.weights and objective.is_mean and len(self.shapes) > 1:
+        if not (self.weights and objective.by_weight) and objective.is_mean and len(self.shapes) > 1:
             raise InputError(
                 "the outputs differ in shape between batches, and what the loss divides by cannot be told: "
                 "normalizer=lambda targets: ... gives it for a batch (len(targets) for a mean over samples, or the "
                 "number of tokens)"
             )
         same = self.plain and len(self.shares) <= 1
-        return None if same or not self.weights else Totals(self.samples, tuple(self.weights))
+        return (
+            None if same or not self.weights or not objective.by_weight else Totals(self.samples, tuple(self.weights))
+        )
 
 
-def _go_through(at: Evaluation, pieces: Iterable[Batch], found: _Found) -> None:
-    """Evaluate all pieces, and hold the loss of many put together, of whatever batches, against their own."""
+def _go_through(at: Evaluation, pieces: Iterable[Batch], found: _Found, *, compared: bool) -> None:
+    """Evaluate all pieces; `compared`, hold the loss of many put together, of whatever batches, against their own."""
     group, outputs = list[Batch](), list[object]()
 
     def compare() -> None:
@@ -143,7 +157,9 @@ def _go_through(at: Evaluation, pieces: Iterable[Batch], found: _Found) -> None:
         means = Means(piece.samples)
         output = map_tensors(at.outputs(piece, means), lambda z: z.detach())
         at.loss(output, piece, means)
-        found.add(means, output)
+        found.add(means if at.objective.by_weight else Means(piece.samples), output, piece)
+        if not compared:
+            continue
         tensors = all_tensors((output, piece.targets))
         apart = at.objective.function is None or not all_tensors(output)  # a distribution, say, is not put together
         if apart or any(z.ndim == 0 or len(z) != piece.samples for z in tensors):
@@ -171,24 +187,34 @@ def _compare(at: Evaluation, pieces: list[Batch], outputs: list[object]) -> None
     whole = at.loss(put_together(outputs, torch.cat), joined, means)
     if not bool(torch.isfinite(whole)) or 0.0 in means.weights:
         return
-    values = _in_shares(at, lambda there, n, m: there.loss(outputs[n], pieces[n], m), pieces, means)
+    values = _evaluate(at, lambda there, n, m: there.loss(outputs[n], pieces[n], m), pieces, means)
     trial = _Trial.of(at.objective, whole, whole, joined, values, pieces)
-    if trial.is_off(trial.whole, trial.mean if at.objective.is_mean else trial.sum):
+    if not (trial.could_be_mean if at.objective.is_mean else trial.could_be_sum):
         raise trial.neither()
 
 
-def _in_shares(
-    at: Evaluation, value: Callable[[Evaluation, int, Means | None], Tensor], parts: Sequence[Batch], whole: Means
-) -> list[Tensor]:
-    """Evaluate parts; where torch's means weigh their samples unequally, as shares of the mean over the whole."""
-    met = [Means(part.samples) for part in parts]
-    values = [value(at, number, means) for number, means in enumerate(met)]
-    shares = {tuple(weight / means.samples for weight in means.weights) for means in (whole, *met)}
-    like = all(len(means.weights) == len(whole.weights) for means in met)
-    if at.objective.normalizer is not None or len(shares) == 1 or not like:
-        return values
+Value = Callable[[Evaluation, int, Means | None], Tensor]
+
+
+def _unlike(whole: Means, parts: Sequence[Means]) -> bool:
+    """Say whether means weigh the samples of some parts otherwise than of others."""
+    shares = {tuple(weight / means.samples for weight in means.weights) for means in (whole, *parts)}
+    return len(shares) > 1
+
+
+def _in_shares(at: Evaluation, value: Value, parts: Sequence[Batch], whole: Means) -> list[Tensor]:
+    """Evaluate parts as shares of the mean over the whole."""
     there = at.with_totals(Totals(whole.samples, tuple(whole.weights)))
     return [value(there, number, there.means(part)) for number, part in enumerate(parts)]
+
+
+def _evaluate(at: Evaluation, value: Value, parts: Sequence[Batch], whole: Means) -> list[Tensor]:
+    """Evaluate parts; as shares, where torch's means weigh their samples unequally."""
+    met = [Means(part.samples) for part in parts]
+    values = [value(at, number, means) for number, means in enumerate(met)]
+    if at.objective.normalizer is not None or not at.objective.by_weight or not _unlike(whole, met):
+        return values
+    return _in_shares(at, value, parts, whole)
 
 
 def _mixed(samples: list[Batch]) -> list[Batch]:
@@ -207,9 +233,11 @@ class _Trial:
     twice: float
     mean: float
     sum: float
-    size: float
+    size: float  # of the terms of the mean and of the whole: terms that cancel are no disagreement
+    sum_size: float
     samples: int
     tolerance: float  # how far, relatively, two ways of adding up one loss may differ by rounding
+    by_weight: bool | None = None  # whether torch's means in it are over all samples; None where that is the same
 
     @classmethod
     def of(
@@ -220,21 +248,38 @@ class _Trial:
         share = objective.weight(batch)
         numbers = [float(value) if weight else 0.0 for value, weight in zip(values, weights, strict=True)]
         mean = sum(value * weight for value, weight in zip(numbers, weights, strict=True)) / max(share, 1e-300)
-        size = sum(abs(value) for value in numbers) + abs(float(whole))  # terms that cancel are no disagreement
-        tolerance = 1e-9 if whole.dtype == torch.float64 else 1e-4
-        return cls(float(whole), float(twice), mean, sum(numbers), 1e-30 + size, batch.samples, tolerance)
+        tolerance = 1e-9 if whole.dtype == torch.float64 else 1e-5
+        own = abs(float(whole)) + 1e-30
+        size = own + sum(abs(value) * weight for value, weight in zip(numbers, weights, strict=True)) / max(
+            share, 1e-300
+        )
+        sum_size = own + sum(map(abs, numbers))
+        return cls(float(whole), float(twice), mean, sum(numbers), size, sum_size, batch.samples, tolerance)
 
     @property
     def is_finite(self) -> bool:
         return bool(torch.isfinite(torch.tensor([self.whole, self.twice, self.mean, self.sum])).all())
 
-    def is_off(self, one: float, other: float) -> bool:
-        return not abs(one - other) <= self.tolerance * self.size
+    @property
+    def could_be_mean(self) -> bool:
+        return abs(self.whole - self.mean) <= self.tolerance * self.size
+
+    @property
+    def could_be_sum(self) -> bool:
+        return abs(self.whole - self.sum) <= self.tolerance * self.sum_size
+
+    @property
+    def adds_up(self) -> bool:
+        return any(self._kinds())
+
+    def _kinds(self) -> tuple[bool, bool]:
+        """Say whether it could be a mean, and whether a sum."""
+        mean = self.could_be_mean and abs(self.twice - self.whole) <= self.tolerance * self.size
+        return mean, self.could_be_sum and abs(self.twice - 2 * self.whole) <= self.tolerance * self.sum_size
 
     def is_mean(self) -> bool | None:
         """Tell a mean from a sum; None where all is zero."""
-        mean = not self.is_off(self.whole, self.mean) and not self.is_off(self.twice, self.whole)
-        total = not self.is_off(self.whole, self.sum) and not self.is_off(self.twice, 2 * self.whole)
+        mean, total = self._kinds()
         if mean and total:
             return None
         if not mean and not total:
@@ -259,10 +304,20 @@ def _try(at: Evaluation, batch: Batch) -> _Trial | None:
     parts = [
         batch.take(part) for part in (everything[:cut], *rest.tensor_split(min(7, max(len(rest), 1)))) if len(part)
     ]
-    means = Means(batch.samples)
+    means, met = Means(batch.samples), [Means(part.samples) for part in parts]
     whole = at.value(batch, means)
     if 0.0 in means.weights:
         return None
     twice = at.value(batch.take(torch.cat([everything, everything])))
-    values = _in_shares(at, lambda there, n, m: there.value(parts[n], m), parts, means)
-    return _Trial.of(at.objective, whole, twice, batch, values, parts)
+
+    def value(there: Evaluation, number: int, chosen: Means | None) -> Tensor:
+        return there.value(parts[number], chosen)
+
+    values = [value(at, number, chosen) for number, chosen in enumerate(met)]
+    plain = _Trial.of(at.objective, whole, twice, batch, values, parts)
+    if at.objective.normalizer is not None or not _unlike(means, met):
+        return plain
+    if plain.adds_up or any(len(chosen.weights) != len(means.weights) for chosen in met):
+        return replace(plain, by_weight=False)
+    shares = _in_shares(at, value, parts, means)
+    return replace(_Trial.of(at.objective, whole, twice, batch, shares, parts), by_weight=True)

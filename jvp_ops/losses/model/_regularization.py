@@ -67,5 +67,9 @@ class Regularization:
                 value = self.value(leaves, trial, instead=foreign)
             if not bool(torch.isfinite(value)):
                 raise NonFiniteError(f"the regularizer is {float(value.detach())} at the model's own values")
+            if not torch.equal(value, self.value(leaves, trial, instead=foreign)):
+                raise InputError(
+                    "the regularizer gave two values for one set of parameters: it is random, or keeps state"
+                )
             refuse_strangers(value, leaves, names)
         release_trained_padding(binding, lambda leaves: self.value(leaves, binding, padding=False))

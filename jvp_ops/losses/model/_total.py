@@ -64,6 +64,7 @@ class Total:
                 total += value.detach()
 
             value = self._sum_over(add, leaves[0].new_zeros(()))
+            at.check_weights()
             extra = self._regularized(leaves)
             return value if extra is None else value + extra.detach()
 
@@ -76,8 +77,10 @@ class Total:
                     total += join(gradients(at.term(batch), leaves)).detach()
 
             slope = self._sum_over(add, torch.zeros_like(theta))
-            extra = self._regularized(leaves)
-            return slope if extra is None else slope + join(gradients(extra, leaves)).detach()
+            at.check_weights()
+            with at.passing():
+                extra = self._regularized(leaves)
+                return slope if extra is None else slope + join(gradients(extra, leaves)).detach()
 
     def linearize(self, theta: Tensor, graph: Graph) -> Callable[[Tensor], Tensor]:
         """Record graphs at θ, and return the product of their sum with a matrix."""
@@ -89,9 +92,14 @@ class Total:
                     product = record(batch)
                 return at.within(product)
 
-            stream = Stream.linearize(self.batches, build, self._plan(build, leaves))
-            extra = self._regularized(leaves)
-            regular = None if extra is None else by_columns(curvature(extra, leaves))
+            plan = self._plan(build, leaves)
+            at.start_over()
+            stream = Stream.linearize(self.batches, build, plan)
+            if stream.complete:
+                at.check_weights()
+            with at.passing():
+                extra = self._regularized(leaves)
+                regular = None if extra is None else by_columns(at.within(curvature(extra, leaves)))
 
         def apply(V: Tensor) -> Tensor:
             with self.binding.holding(at.substitutes), explained("a product of the linearized loss failed"):

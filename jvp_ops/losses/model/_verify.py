@@ -114,9 +114,14 @@ def check_gauss_newton(probe: Probe, theta: Tensor, part: Part) -> None:
     InputError
         They disagree, or the loss depends on θ beside the outputs.
     """
-    batch, v = probe.samples[0], direction_at(theta, probe.sizes)
-    _check_outputs(probe, theta, part, batch, v)
-    _check_outer(probe, theta, part, batch, v)
+    v = direction_at(theta, probe.sizes)
+    counted = [batch for batch in probe.samples if probe.objective.weight(batch) or not probe.objective.is_mean]
+    for batch in counted:
+        _check_outputs(probe, theta, part, batch, v)
+        _check_outer(probe, theta, part, batch, v)
+    for away in (0.5, 0.1, 0.01):  # where what is zero at θ, with no gradient there, has one
+        if _splits(probe, join([leaf.detach() for leaf in probe.binding.perturbed(away)]), part, counted[0]):
+            break
     extra = probe.regularization
     if extra is not None:
         _check_curvature(probe, theta, lambda _, leaves: extra.value(leaves, probe.binding), " of the regularizer")
@@ -147,24 +152,43 @@ def _check_outputs(probe: Probe, theta: Tensor, part: Part, batch: Batch, v: Ten
     check_slopes(weighted, join(back), "the adjoint derivative of the model's outputs", _custom_functions(z))
 
 
+@contextmanager
+def _outer_at(
+    probe: Probe, theta: Tensor, part: Part, batch: Batch
+) -> Iterator[tuple[Outer, Evaluation, list[Tensor]]]:
+    """Take the gradient of the loss in the outputs at θ."""
+    with probe.at(theta) as (there, leaves):
+        again = probe.binding.leaves(leaves)
+        reading = Reading(again, probe.binding.reading(there.substitutes, again))
+        yield outer_gradient(there, leaves, batch, part, reading), there, leaves
+
+
+def _splits(probe: Probe, theta: Tensor, part: Part, batch: Batch) -> bool:
+    """Say whether a loss that depends on θ through its outputs alone can be told there: its gradient is finite.
+
+    Raises
+    ------
+    InputError
+        It depends on θ in another way, too.
+    """
+    with _outer_at(probe, theta, part, batch) as ((z, slopes, inputs), evaluation, leaves):
+        whole = gradients(evaluation.term(batch), leaves)
+        if not bool(torch.isfinite(join(whole)).all()):
+            return False
+        _check_split(probe.names, z, slopes, len(inputs) > len(z), leaves, whole)
+        return True
+
+
 def _check_outer(probe: Probe, theta: Tensor, part: Part, batch: Batch, v: Tensor) -> None:
     """Hold ∂ℓ/∂z against differences of ℓ, and ∂²ℓ/∂z² J v against differences of ∂ℓ/∂z; z moves with θ."""
-
-    @contextmanager
-    def outer(at_theta: Tensor) -> Iterator[tuple[Outer, Evaluation, list[Tensor]]]:
-        with probe.at(at_theta) as (there, leaves):
-            again = probe.binding.leaves(leaves)
-            reading = Reading(again, probe.binding.reading(there.substitutes, again))
-            yield outer_gradient(there, leaves, batch, part, reading), there, leaves
-
-    with outer(theta) as ((z, slopes, inputs), evaluation, leaves):
+    with _outer_at(probe, theta, part, batch) as ((z, slopes, inputs), evaluation, leaves):
         whole = gradients(evaluation.term(batch), leaves)
         _check_split(probe.names, z, slopes, len(inputs) > len(z), leaves, whole)
         moved = [*push_forward(z, leaves)(split(v, leaves)), *split(v, leaves)][: len(inputs)]
         claimed = [slope.detach() for slope in pull_back(slopes, inputs, moved)]
 
     def slopes_at(at_theta: Tensor) -> list[Tensor]:
-        with outer(at_theta) as ((_, found, _), _, _):
+        with _outer_at(probe, at_theta, part, batch) as ((_, found, _), _, _):
             return [slope.detach() for slope in found]
 
     def value_at(at_theta: Tensor) -> list[Tensor]:
