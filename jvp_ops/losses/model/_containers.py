@@ -89,6 +89,9 @@ def content_of(container: Any) -> Content:
 
 def standing_in(container: Any, standing: Mapping[int, Any]) -> Any:
     """Copy a dictionary or set, with what stands in for its values."""
+    kind = type(container)
+    if kind in (dict, OrderedDict):  # the hooks of every module, mostly empty
+        return kind([(k, standing.get(id(v), v)) for k, v in container.items()]) if container else kind()
     copied = copy.copy(container)
     if isinstance(container, dict):
         copied.update((key, standing.get(id(value), value)) for key, value in container.items())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from jvp_ops.losses.model._batches import Batch
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
 from jvp_ops.losses.model._graphs import Outer, Part, Reading, outer_gradient, pick
+from jvp_ops.losses.model._reduction import spread
 from jvp_ops.losses.model._regularization import Regularization
 from jvp_ops.parameters import Parameters
 
@@ -52,6 +53,10 @@ class Probe:
     def sizes(self) -> list[int]:
         """How many numbers of θ each parameter holds."""
         return [part.numel() for part in self.binding.initial()]
+
+    def fewer(self, count: int) -> "Probe":
+        """Take some of the samples, and a few of each shape."""
+        return replace(self, samples=[spread(batch, -(-count // len(self.samples))) for batch in self.samples])
 
     @contextmanager
     def at(self, theta: Tensor) -> Iterator[tuple[Evaluation, list[Tensor]]]:
