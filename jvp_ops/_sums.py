@@ -61,12 +61,13 @@ class _Shares:
         in_threads([self._work] * workers)
 
     def _work(self) -> None:
-        part = torch.empty_like(self._total)
+        part: Tensor | None = None
         while (number := self._next()) < len(self._shares):
             try:
-                part.zero_()
+                if number > 0:
+                    part = torch.zeros_like(self._total) if part is None else part.zero_()
                 for item in self._shares[number]:
-                    self._add(item, part)
+                    self._add(item, self._total if part is None else part)  # the first share, to the sum itself
                 self._add_in_turn(number, part)
             except BaseException:
                 with self._turn:
@@ -74,11 +75,12 @@ class _Shares:
                     self._turn.notify_all()
                 raise
 
-    def _add_in_turn(self, number: int, part: Tensor) -> None:
+    def _add_in_turn(self, number: int, part: Tensor | None) -> None:
         with self._turn:
             self._turn.wait_for(lambda: self._added >= number)
             if self._added == number:
-                self._total += part
+                if part is not None:
+                    self._total += part
                 self._added += 1
                 self._turn.notify_all()
 

@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._sums import SHARES
-
-LEAST_ROWS, MOST_ROWS = 256, 1024
+MOST_ROWS = 1024  # whatever the threads, so that sums have the same bits on any number of them
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,7 @@ class Chunk:
 def chunks(inputs: Tensor, labels: Tensor) -> Iterator[Chunk]:
     """Divide samples into chunks; every sample is in exactly one."""
     used, classes = (inputs != 0).numpy(), labels.numpy()
-    share = int(1.25 * len(classes) / SHARES)  # few samples still keep every thread busy
-    most = min(max(share, LEAST_ROWS), MOST_ROWS)
-    for rows in _groups(used, classes, np.arange(len(classes)), most):
+    for rows in _groups(used, classes, np.arange(len(classes)), MOST_ROWS):
         live = torch.from_numpy(np.flatnonzero(used[rows].any(axis=0)))
         index = torch.from_numpy(rows)
         yield Chunk(inputs[index[:, None], live[None, :]].contiguous(), live, labels[index], index)

@@ -283,7 +283,7 @@ class TwoLayerLoss:
         item = self.dtype.itemsize
         kept = self.samples * (3 * hidden + 2 * classes) * item
         wide = products.WIDEST * (MOST_ROWS * (3 * hidden + 2 * classes) + self.parameters.size)
-        working = worker_count(self.device) * wide * item
+        working = (worker_count(self.device) * wide + products.WIDEST * self.parameters.size) * item
         budget = resolve_budget(self.max_memory, self.device)
         remedy = "raise max_memory, or use fewer samples or hidden units"
         require(
