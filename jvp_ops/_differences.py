@@ -20,7 +20,7 @@ PIECES = 16  # that unnamed numbers are judged in
 GROUPS = 8  # of parameters, whose slopes are each held against differences of the value
 REMEDY = (
     ". Operations that stop or change gradients (detach, no_grad, straight-through, reversal, numpy, an optimizer, a "
-    "reentrant checkpoint), "
+    "reentrant checkpoint, padding_idx of an embedding that shares its weight), "
     "custom functions without second derivatives, and functions whose derivatives torch has wrong do this: write the "
     'function out in plain operations, or take the product as it is by second_derivatives="unchecked"'
 )

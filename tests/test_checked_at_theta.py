@@ -85,7 +85,7 @@ WRONG_FUNCTIONS = {
     "where of another slope": lambda x: torch.where(x == 0, x, x**2).sum(),
     "masked": lambda x: x[x != 0].exp().sum() - 3 * x.sum(),
     "if": lambda x: (x.sum() if x[0] == 0 else x.sum() + x[0].sin()) ** 2,
-    "coincident points": lambda x: torch.cdist(x[:, None], x[:, None]).square().sum(),
+    "coincident points": lambda x: (x[:, None] - x).abs().square().sum(),
 }
 
 

@@ -144,3 +144,46 @@ def test_data_made_within_inference_mode_are_taken_as_they_were():
     with torch.inference_mode():
         data.mul_(2)
     assert_matches(loss, lambda theta: functional.cross_entropy(outputs_at(model, theta, X), T))
+
+
+class KeptFromBefore(Perceptron):
+    """In eval mode a weight is computed at the first call, and kept: handed over after it, θ does not reach it."""
+
+    def __init__(self, empty, put, get):
+        super().__init__()
+        self.kept, self.put, self.get = empty, put, get
+
+    def forward(self, x):
+        if not self.training and not self.kept:
+            self.kept = self.put(self.kept, (self.a.weight * 2).detach())
+        weight = self.a.weight * 2 if self.training else self.get(self.kept)
+        return self.b(torch.tanh(functional.linear(x, weight, self.a.bias)))
+
+
+@pytest.mark.parametrize(
+    "empty, put, get",
+    [
+        ({}, lambda kept, w: {"weight": w}, lambda kept: kept["weight"]),
+        ([], lambda kept, w: [w], lambda kept: kept[0]),
+        ((), lambda kept, w: (w, 1), lambda kept: kept[0]),
+        ({}, lambda kept, w: {"all": [(w,)]}, lambda kept: kept["all"][0][0]),
+    ],
+    ids=["dict", "list", "tuple", "nested"],
+)
+def test_a_weight_kept_from_before_in_a_container_is_refused(empty, put, get):
+    model = seeded(lambda: KeptFromBefore(empty, put, get)).eval()
+    with torch.no_grad():
+        model(X)
+    with pytest.raises(jo.InputError, match="computed before"):
+        jo.ModelLoss(model, functional.cross_entropy, (X, T))
+
+
+def test_a_mean_taken_only_where_something_is_selected_is_named():
+    def sparse(z, t):
+        chosen = t == 2
+        main = functional.cross_entropy(z[:, :2], t.clamp(max=1))
+        return main + functional.mse_loss(z[chosen, 2], z[chosen, 1].detach() * 0 + 1) if chosen.any() else main
+
+    rare = torch.where(torch.arange(20) == 7, 2, T % 2)
+    with pytest.raises(jo.InputError, match="take each"):
+        jo.ModelLoss(seeded(Perceptron), sparse, (X, rare))

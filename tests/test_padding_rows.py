@@ -103,3 +103,34 @@ def test_a_padding_row_that_the_head_trains_is_refused_or_held_for_the_embedding
         return
     assert_near(found[0], slope(theta))
     assert_near(found[1], differences(loss.gradient, theta), 1e-9)
+
+
+class Shared(nn.Module):
+    """An encoder and a decoder whose embeddings share one weight, with the same padding."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.e, self.d, self.o = (
+            nn.Embedding(9, 4, padding_idx=0),
+            nn.Embedding(9, 4, padding_idx=other),
+            nn.Linear(4, 3),
+        )
+        self.d.weight = self.e.weight
+
+    def forward(self, ids):
+        return self.o((self.e(ids) + self.d(ids.roll(1, 1))).tanh().mean(1))
+
+
+@pytest.mark.parametrize("other", [0, -9])
+def test_embeddings_that_share_a_weight_and_its_padding_hold_the_row(other):
+    ids, labels = torch.arange(60).reshape(12, 5) * 7 % 9, torch.arange(12) % 3
+    model = seeded(lambda: Shared(other))
+    loss = jo.ModelLoss(model, nn.functional.cross_entropy, (ids, labels))
+    theta, row = theta_of(model) + 0.1, model.e.weight[0].detach()
+
+    def true(at):
+        weight = torch.cat([row, at[4:36]]).reshape(9, 4)
+        hidden = (weight[ids] + weight[ids.roll(1, 1)]).tanh().mean(1)
+        return nn.functional.cross_entropy(hidden @ at[36:48].reshape(3, 4).mT + at[48:], labels)
+
+    assert_matches(loss, true, theta)

@@ -266,7 +266,8 @@ class TwoLayerLoss:
         item = self.dtype.itemsize
 
         def prepare() -> Callable[[int, int], Tensor]:
-            block = InputPanels(linearized, W2, d)
+            with numerics(self.device, self.dtype):
+                block = InputPanels(linearized, W2, d)
 
             def panel(start: int, stop: int) -> Tensor:
                 with numerics(self.device, self.dtype):

@@ -291,17 +291,17 @@ def _originals(captured: Captured) -> dict[int, Tensor]:
 
 
 def _padding_rows(modules: Sequence[nn.Module], theta: set[int]) -> dict[int, int]:
-    """Find the padding row of each embedding in θ that no other module shares."""
+    """Find the padding row of each weight in θ that embeddings of one padding row hold, and nothing else."""
     users: dict[int, list[nn.Module]] = {}
     for module in modules:
         for tensor in module._parameters.values():
             users.setdefault(id(tensor), []).append(module)
     rows = {}
     for number, owners in users.items():
-        owner = owners[0]
-        padding = getattr(owner, "padding_idx", None)
-        if number in theta and len(owners) == 1 and isinstance(owner, nn.Embedding) and padding is not None:
-            rows[number] = padding % owner.num_embeddings
+        held = {owner.padding_idx if isinstance(owner, nn.Embedding) else None for owner in owners}
+        padding = held.pop()
+        if number in theta and not held and padding is not None:
+            rows[number] = padding % len(next(iter(owners[0].parameters(recurse=False))))
     return rows
 
 
@@ -334,12 +334,3 @@ def _dtype_like(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
 
 def _as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """List the floating tensors that a module holds as plain attributes, neither parameters nor buffers."""
-    return {
-        key: value
-        for key, value in vars(module).items()
-        if key not in OWN_KEYS and isinstance(value, Tensor) and value.is_floating_point()
-    }

@@ -5,7 +5,7 @@ The objects stay, since closures and other modules may hold them too, and must s
 
 import copy
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,17 @@ class Containers:
         """Say whether one holds other things, or other numbers, than at first."""
         contents = zip(self._found, self.first_contents(standing), strict=True)
         return any(not _alike(content_of(container), first, type(container)) for (container, _), first in contents)
+
+
+def tensors_within(name: str, value: Any, depth: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """Go through the floating tensors of a value and of the containers and tuples in it, with their places."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value
+    elif depth and (isinstance(value, tuple) or type(value) in KINDS) and len(value) <= LARGE:
+        keys, held = content_of(value)
+        for key, inside in zip(keys or range(len(held)), held, strict=True):
+            yield from tensors_within(f"{name}[{key!r}]", inside, depth - 1)
 
 
 def content_of(container: Any) -> Content:

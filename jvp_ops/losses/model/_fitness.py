@@ -16,8 +16,9 @@ from torch.nn.parameter import is_lazy
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses.model._batches import Batch
-from jvp_ops.losses.model._binding import Binding, Substitutes, plain_tensors
-from jvp_ops.losses.model._captured import Captured
+from jvp_ops.losses.model._binding import Binding, Substitutes
+from jvp_ops.losses.model._captured import OWN_KEYS, Captured
+from jvp_ops.losses.model._containers import tensors_within
 from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
 from jvp_ops.losses.model._structures import all_tensors
 
@@ -175,7 +176,7 @@ def _refuse_kept_outside(
             "the loss reads what an earlier pass computed of the parameters and something outside the modules keeps "
             "(functools.cache, a global): clear it at the start of the forward pass"
         )
-    if not torch.equal(value, again):
+    if bool(torch.isfinite(value)) and not torch.equal(value, again):
         raise InputError("the loss gave two values for one input: it is random, or keeps state; draw numbers before")
 
 
@@ -243,13 +244,20 @@ def _refuse_kept_values(
         path = name.split(".")[:-1]
         for depth in range(len(path), -1, -1):
             owner = ".".join(path[:depth])
-            for key, tensor in plain_tensors(modules[owner]).items() if owner in modules else ():
+            for key, tensor in _kept_tensors(modules[owner]) if owner in modules else ():
                 if _is_read(objective, binding, leaves, tensor, value, sample):
                     raise InputError(
                         f"the loss does not depend on the parameter {name!r}, but on the tensor {key!r} that module "
                         f"{owner!r} keeps: is it a value computed before? Clear it (in training mode, or by None) "
                         "before the model is handed over; if it is a constant, register_buffer makes it one"
                     )
+
+
+def _kept_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Go through the floating tensors that a module holds, neither parameters nor buffers, in containers too."""
+    for key, value in vars(module).items():
+        if key not in OWN_KEYS:
+            yield from tensors_within(key, value)
 
 
 def _is_read(

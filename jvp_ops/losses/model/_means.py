@@ -17,6 +17,10 @@ from torch.nn import functional
 
 from jvp_ops.errors import InputError
 
+UNEVEN = (
+    "the loss takes more means over some samples than over others (`if mask.any():`): take each always, also where "
+    "nothing is selected"
+)
 BY_CLASS = (functional.cross_entropy, functional.nll_loss)
 BY_WEIGHT = (functional.mse_loss, functional.l1_loss)  # whose weight= is what they divide by
 BY_ENTRY = (
@@ -78,7 +82,9 @@ class Means:
         if self.totals is None:
             return function(*args, **kwargs)
         if len(self.weights) > len(self.totals.weights):
-            raise InputError("the loss takes more means over some samples than over others: it must be one sum")
+            raise InputError(
+                "the loss takes more means over some samples than over others (`if mask.any():`): take each mean always"
+            )
         options.update({"reduction": "sum"} | {name: None for name in ("size_average", "reduce") if name in options})
         share = self.totals.samples / (self.samples * self.totals.weights[len(self.weights) - 1])
         return function(**options) * share

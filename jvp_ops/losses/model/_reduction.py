@@ -12,7 +12,7 @@ from jvp_ops.errors import InputError
 from jvp_ops.losses.model._batches import Batch, Batches, join_batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound, refuse_moving
-from jvp_ops.losses.model._means import Means, Totals
+from jvp_ops.losses.model._means import UNEVEN, Means, Totals
 from jvp_ops.losses.model._structures import all_tensors, map_tensors, put_together
 
 SAMPLES = 512  # tried in all
@@ -116,7 +116,9 @@ class _Found:
 
     def add(self, means: Means, outputs: object, piece: Batch) -> None:
         if self.samples and len(means.weights) != len(self.weights):
-            raise InputError("the loss takes more means over some samples than over others: it must be one sum")
+            raise InputError(
+                "the loss takes more means over some samples than over others (`if mask.any():`): take each mean always"
+            )
         before = self.weights or [0.0] * len(means.weights)
         self.samples += means.samples
         self.weights = [one + more for one, more in zip(before, means.weights, strict=True)]
@@ -238,6 +240,7 @@ class _Trial:
     samples: int
     tolerance: float  # how far, relatively, two ways of adding up one loss may differ by rounding
     by_weight: bool | None = None  # whether torch's means in it are over all samples; None where that is the same
+    is_uneven: bool = False  # it takes more means over some parts than over others
 
     @classmethod
     def of(
@@ -287,12 +290,13 @@ class _Trial:
         return mean
 
     def neither(self) -> InputError:
+        why = f"; {UNEVEN}"
         return InputError(
             f"the loss of {self.samples} samples is {self.whole:.6g}, neither the mean ({self.mean:.6g}) nor the sum "
             f"({self.sum:.6g}) of its parts: a mean or sum over samples is needed. normalizer=lambda targets: ... says "
             "what a weighted mean divides by; reduction='sum' needs none; "
             "a penalty on the parameters goes into regularizer=; coupled=True says that the samples of the "
-            "one batch that the data are belong together (batch statistics, contrastive losses)"
+            f"one batch that the data are belong together (batch statistics, contrastive losses){why * self.is_uneven}"
         )
 
 
@@ -317,7 +321,9 @@ def _try(at: Evaluation, batch: Batch) -> _Trial | None:
     plain = _Trial.of(at.objective, whole, twice, batch, values, parts)
     if at.objective.normalizer is not None or not _unlike(means, met):
         return plain
-    if plain.adds_up or any(len(chosen.weights) != len(means.weights) for chosen in met):
+    if plain.adds_up:
         return replace(plain, by_weight=False)
+    if any(len(chosen.weights) != len(means.weights) for chosen in met):
+        return replace(plain, by_weight=False, is_uneven=True)
     shares = _in_shares(at, value, parts, means)
     return replace(_Trial.of(at.objective, whole, twice, batch, shares, parts), by_weight=True)
