@@ -18,6 +18,7 @@ def explained(what: str) -> Iterator[None]:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         advice = next((advice for sign, advice in ADVICE.items() if sign in text), "")
+        advice = "" if advice is UNPACK and "on the data" not in what else advice
         raise InputError(f"{what}: {text}{advice}") from error
 
 

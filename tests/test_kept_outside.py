@@ -187,3 +187,69 @@ def test_a_mean_taken_only_where_something_is_selected_is_named():
     rare = torch.where(torch.arange(20) == 7, 2, T % 2)
     with pytest.raises(jo.InputError, match="take each"):
         jo.ModelLoss(seeded(Perceptron), sparse, (X, rare))
+
+
+class Flat(nn.Module):
+    """A parameter that lies far inside a large buffer, with a small buffer between their beginnings."""
+
+    def __init__(self, with_small):
+        super().__init__()
+        big = torch.randn(30).double()
+        self.register_buffer("big", big)
+        if with_small:
+            self.register_buffer("small", big[2:5])
+        self.w = nn.Parameter(big[12:27].view(3, 5))
+
+    def forward(self, x):
+        return functional.linear(x, self.w) * self.big[0]
+
+
+@pytest.mark.parametrize("with_small", [False, True])
+def test_memory_shared_across_others_is_seen(with_small):
+    with pytest.raises(jo.InputError, match="share memory"):
+        jo.ModelLoss(Flat(with_small), functional.cross_entropy, (X, T))
+
+
+class Doubled(torch.autograd.Function):
+    """The identity, with twice its slope."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class WrongWhenLong(Perceptron):
+    def forward(self, x):
+        hidden = torch.tanh(self.a(x)).mean(1)
+        return self.b(Doubled.apply(hidden) if x.shape[1] > 9 else hidden)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("samples", [1, 16])
+def test_shapes_from_all_over_the_data_are_checked(kind, samples):
+    lengths = [2] * 8 + [4] * 8 + [12] * 8
+    data = [(numbers(860 + n, samples, length, 5), T[:samples]) for n, length in enumerate(lengths)]
+    loss = jo.ModelLoss(seeded(WrongWhenLong), functional.cross_entropy, data)
+    with pytest.raises(jo.InputError, match="differences"):
+        getattr(loss, kind)(loss.initial())
+
+
+def test_options_that_do_not_go_together_and_things_that_are_no_functions_are_named():
+    model = Perceptron().double()
+    with pytest.raises(jo.InputError, match="has no part in coupled"):
+        jo.ModelLoss(model, functional.cross_entropy, (X, T), coupled=True, normalizer=len)
+    with pytest.raises(jo.InputError, match=r"CrossEntropyLoss\(\)"):
+        jo.ModelLoss(model, nn.CrossEntropyLoss, (X, T))
+    for made in (jo.FunctionLoss, jo.FunctionMap):
+        with pytest.raises(jo.InputError, match="callable, not int"):
+            made(3, size=2)
+
+
+def test_advice_is_given_where_it_helps():
+    with pytest.raises(jo.InputError) as caught:
+        jo.ModelLoss(Perceptron().double(), functional.cross_entropy, (X, T), regularizer=lambda: torch.zeros(()))
+    assert "unpack" not in str(caught.value)

@@ -71,6 +71,8 @@ class FunctionMap:
         dtype: torch.dtype | str = torch.float32,
     ) -> None:
         check_second_derivatives(second_derivatives)
+        if not callable(function):
+            raise InputError(f"function must be callable, not {type(function).__name__}")
         self.function = function
         self._checked_once = second_derivatives == "unchecked"
         self.notes: tuple[str, ...] = (UNCHECKED,) if self._checked_once else ()

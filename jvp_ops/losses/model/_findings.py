@@ -61,5 +61,6 @@ def find_out(objective: Objective, binding: Binding, batches: Batches, *, couple
         objective, scale = find_reduction(objective, exact, tried)
         objective = find_totals(objective, binding, batches, scale)
     few = min(max(batches.samples // 16, FEWEST), MOST)
-    chosen = tried[: max(1, few // 4)]
+    count = min(len(tried), -(-few // min(4, *(batch.samples for batch in tried))))
+    chosen = [tried[number] for number in torch.linspace(0, len(tried) - 1, count).round().long().tolist()]
     return Findings(objective, in_float64, scale, [spread(batch, -(-few // len(chosen))) for batch in chosen])

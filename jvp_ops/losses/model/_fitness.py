@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -80,12 +79,16 @@ def refuse_shared_memory(named: dict[str, Tensor], captured: Captured) -> None:
     others += [(f"the tensor {name!r}", t) for number, (t, name) in captured.tensors.items() if number not in known]
     spans = sorted(_spans([(f"the parameter {name!r}", p) for name, p in named.items()], in_theta=True))
     spans = sorted([*spans, *_spans([(name, t) for name, t in others if t.is_leaf], in_theta=False)])
-    for (_, stop, first, one), (start, _, second, other) in pairwise(spans):
-        if start < stop and (one or other):
+    furthest = {True: (0, ""), False: (0, "")}  # how far a tensor in θ, and any tensor, reaches
+    for start, stop, name, in_theta in spans:
+        reach, first = furthest[not in_theta]
+        if start < reach:
             raise InputError(
-                f"{first} and {second} share memory, so that training moves both with one: let both be the same "
+                f"{first} and {name} share memory, so that training moves both with one: let both be the same "
                 "torch.nn.Parameter, or .clone() one of them"
             )
+        for kind in {False, in_theta}:
+            furthest[kind] = max(furthest[kind], (stop, name))
 
 
 def _spans(tensors: Sequence[tuple[str, Tensor]], *, in_theta: bool) -> Iterator[tuple[int, int, str, bool]]:

@@ -75,15 +75,16 @@ class ModelLoss:
         ``normalizer(targets)``, the number that the loss of a batch divides by, where it is a weighted mean that is
         not one of torch's own losses (whose class weights and ignored targets are recognized).
     coupled : bool
-        The samples belong together, as with batch statistics or contrastive losses: the data must be one batch.
+        The samples belong together, as with batch statistics or contrastive losses: the data must be one batch, whose
+        loss is taken as it is.
     outputs : str or int, optional
         The part of the model's outputs that the loss is convex in, for `gauss_newton`; by default the only one that
         the loss depends on.
     unpack : callable, optional
         ``unpack(batch)``, the (inputs, targets) of what the data hold as a batch.
     second_derivatives : {"checked", "unchecked"}
-        Whether the first Hessian and the first Gauss-Newton matrix are held against differences of gradients; an
-        unchecked one says so in the notes of every result.
+        Whether the first Hessian and the first Gauss-Newton matrix are held against differences; an unchecked one says
+        so in the notes of every result (of `eigenpairs`, say).
     device : str or torch.device, optional
         Where to compute; by default where the model is.
     dtype : torch.dtype or str, optional
@@ -97,10 +98,12 @@ class ModelLoss:
         Dropout or batch-norm in training mode, a random model, a loss that is no mean or sum over samples, no
         parameters, no data; tensors that require gradients and are not in θ. From `hessian` and `gauss_newton`: a
         product that is no derivative.
+    NonFiniteError
+        NaN or Inf in the data, the outputs, the regularizer or θ.
     DataError
-        A data loader that changes between passes.
+        A data loader that changes between passes, or tensors that were changed in place.
     MemoryBudgetError
-        The budget does not hold the graph of one sample.
+        From `value`, `gradient`, `hessian` and `gauss_newton`: the budget does not hold the graph of one sample.
 
     Notes
     -----
@@ -349,4 +352,8 @@ def _check_options(
     for name, function in named.items():
         if function is not None and not callable(function):
             raise InputError(f"{name} must be a function, not {type(function).__name__}")
+        if isinstance(function, type) and issubclass(function, nn.Module):
+            raise InputError(f"{name} is the class {function.__name__}: pass an instance, {function.__name__}()")
+    if coupled and normalizer is not None:
+        raise InputError("normalizer= has no part in coupled=True, where the loss of the one batch is taken as it is")
     check_second_derivatives(second_derivatives)

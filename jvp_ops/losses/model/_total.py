@@ -97,6 +97,8 @@ class Total:
             stream = Stream.linearize(self.batches, build, plan)
             if stream.complete:
                 at.check_weights()
+            elif self.objective.totals is not None:
+                self.value(theta)  # which checks them
             with at.passing():
                 extra = self._regularized(leaves)
                 regular = None if extra is None else by_columns(at.within(curvature(extra, leaves)))
