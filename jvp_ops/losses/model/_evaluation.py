@@ -246,8 +246,8 @@ def refuse_moving(said: Sequence[float], met: Sequence[float]) -> None:
 def checked_scalar(what: str, value: Any) -> Tensor:
     """Check that a loss function returned a scalar tensor."""
     if not isinstance(value, Tensor) or value.numel() != 1:
-        hint = ": use reduction='mean' or 'sum'" if what == "the loss function" else ""
-        raise InputError(f"{what} must return a scalar, a tensor of one number, not {_shape(value)}{hint}")
+        hint = "use reduction='mean' or 'sum'" if what == "the loss function" else "a tensor of one number"
+        raise InputError(f"{what} must return a scalar, not {_shape(value)}: {hint}")
     return value.reshape(())
 
 
