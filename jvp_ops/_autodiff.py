@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# torch.autograd.grad without its detour by torch functions, under which no mode would see what a checkpoint runs again
 Tensors = Sequence[Tensor]
 _SWITCHES = threading.RLock()  # torch's choice of kernels is one for all threads
 
@@ -149,6 +148,7 @@ def pull_back(outputs: Tensors, inputs: Tensors, cotangents: Tensors, *, differe
     used = [(out, u) for out, u in zip(outputs, cotangents, strict=True) if out.requires_grad]
     if not used:
         return [torch.zeros_like(tensor) for tensor in inputs]
+    # torch.autograd.grad is a torch function itself, within which no mode sees what a checkpoint runs again
     found = _engine_run_backward(
         tuple(out for out, _ in used),
         tuple(u for _, u in used),
@@ -159,6 +159,17 @@ def pull_back(outputs: Tensors, inputs: Tensors, cotangents: Tensors, *, differe
         accumulate_grad=False,
     )
     return [torch.zeros_like(z) if slope is None else slope for slope, z in zip(found, inputs, strict=True)]
+
+
+def nodes_of(outputs: Tensors) -> Iterator[Any]:
+    """Go through the nodes of a recorded graph, each once."""
+    seen, waiting = set(), [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [inner for inner, _ in node.next_functions]
 
 
 def gradients(value: Tensor, inputs: Tensors, *, differentiable: bool = False) -> list[Tensor]:

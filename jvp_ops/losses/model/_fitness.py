@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
+from jvp_ops._autodiff import nodes_of
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses.model._batches import Batch
@@ -219,18 +220,9 @@ def _refuse_random(first: Any, again: Any, *, keeps_state: bool) -> None:
 
 def _strangers(value: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
     """List the leaves of a graph that are not known."""
-    ours, found, seen = {id(tensor) for tensor in known}, [], set()
-    waiting = [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor) and id(leaf) not in ours:
-            found.append(leaf)
-        waiting += [inner for inner, _ in node.next_functions]
-    return found
+    ours = {id(tensor) for tensor in known}
+    leaves = (getattr(node, "variable", None) for node in nodes_of([value]))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and id(leaf) not in ours]
 
 
 def _refuse_kept_values(

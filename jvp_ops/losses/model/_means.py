@@ -82,9 +82,7 @@ class Means:
         if self.totals is None:
             return function(*args, **kwargs)
         if len(self.weights) > len(self.totals.weights):
-            raise InputError(
-                "the loss takes more means over some samples than over others (`if mask.any():`): take each mean always"
-            )
+            raise InputError(UNEVEN)
         options.update({"reduction": "sum"} | {name: None for name in ("size_average", "reduce") if name in options})
         share = self.totals.samples / (self.samples * self.totals.weights[len(self.weights) - 1])
         return function(**options) * share

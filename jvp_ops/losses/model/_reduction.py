@@ -116,9 +116,7 @@ class _Found:
 
     def add(self, means: Means, outputs: object, piece: Batch) -> None:
         if self.samples and len(means.weights) != len(self.weights):
-            raise InputError(
-                "the loss takes more means over some samples than over others (`if mask.any():`): take each mean always"
-            )
+            raise InputError(UNEVEN)
         before = self.weights or [0.0] * len(means.weights)
         self.samples += means.samples
         self.weights = [one + more for one, more in zip(before, means.weights, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jvp_ops._autodiff import gradients, join, pull_back, push_forward, split
+from jvp_ops._autodiff import gradients, join, nodes_of, pull_back, push_forward, split
 from jvp_ops._differences import Function, check_slopes, direction_at, disagreement, wrong
 from jvp_ops.errors import InputError
 from jvp_ops.losses.model._batches import Batch
@@ -237,14 +237,8 @@ def _check_split(
 
 def _custom_functions(outputs: Sequence[Tensor]) -> str:
     """Name the custom autograd functions, and torch's own weight_norm, that a graph goes through."""
-    found, seen = dict[str, None](), set()
-    waiting = [output.grad_fn for output in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    found = dict[str, None]()
+    for node in nodes_of(outputs):
         if isinstance(node, torch.autograd.function.BackwardCFunction) or "WeightNorm" in type(node).__name__:
             found[type(node).__name__.removesuffix("Backward")] = None
-        waiting += [inner for inner, _ in node.next_functions]
     return f"; the graph holds {', '.join(found)}" if found else ""
