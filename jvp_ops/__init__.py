@@ -82,6 +82,11 @@ if TYPE_CHECKING:
     from jvp_ops.operators import GaussNewtonOperator as GaussNewtonOperator
     from jvp_ops.operators import HessianOperator as HessianOperator
     from jvp_ops.operators import JacobianOperator as JacobianOperator
+    from jvp_ops.operators import TensorOperator as TensorOperator
+    from jvp_ops.operators import as_operator as as_operator
+    from jvp_ops.operators import dense as dense
+    from jvp_ops.operators import diagonal_operator as diagonal_operator
+    from jvp_ops.operators import identity as identity
     from jvp_ops.operators import product_error as product_error
     from jvp_ops.operators import symmetry_error as symmetry_error
     from jvp_ops.parameters import Parameter as Parameter
@@ -124,6 +129,11 @@ _HOME = {
     "GaussNewtonOperator": "jvp_ops.operators",
     "HessianOperator": "jvp_ops.operators",
     "JacobianOperator": "jvp_ops.operators",
+    "TensorOperator": "jvp_ops.operators",
+    "as_operator": "jvp_ops.operators",
+    "dense": "jvp_ops.operators",
+    "diagonal_operator": "jvp_ops.operators",
+    "identity": "jvp_ops.operators",
     "product_error": "jvp_ops.operators",
     "symmetry_error": "jvp_ops.operators",
     "Parameter": "jvp_ops.parameters",

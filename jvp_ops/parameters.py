@@ -14,6 +14,8 @@ from jvp_ops.errors import InputError
 
 __all__ = ["Parameter", "Parameters", "layout"]
 
+NAMELESS = "x"
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -66,6 +68,16 @@ class Parameters:
         for name, shape in shapes.items():
             entries.append(Parameter(name, tuple(shape), entries[-1].stop if entries else 0))
         return cls(tuple(entries))
+
+    @classmethod
+    def without_names(cls, size: int) -> "Parameters":
+        """Lay out a vector whose entries nobody named: it meets any other layout of its size."""
+        return cls.of({NAMELESS: (size,)})
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether nobody named the entries."""
+        return self.names == (NAMELESS,)
 
     @property
     def size(self) -> int:

@@ -24,7 +24,8 @@ from torch import Tensor
 from jvp_ops._checks import resolve_dtype
 from jvp_ops._random import Rng, generator
 from jvp_ops.errors import InputError
-from jvp_ops.operators import Linearization, TensorOperator
+from jvp_ops.linear import LinearMap
+from jvp_ops.operators import TensorOperator
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
@@ -54,11 +55,11 @@ def operator_of(
     device: torch.device | str = "cpu",
     float64: bool = True,
 ) -> TensorOperator:
-    """Make an operator of a dense square matrix.
+    """Make an operator of a dense matrix.
 
     Parameters
     ----------
-    matrix : array_like or Tensor, shape (n, n)
+    matrix : array_like or Tensor, shape (m, n)
     symmetric : bool, optional
         What it claims to be, true or not; by default whether the matrix equals its transpose.
     dtype : torch.dtype or str, optional
@@ -70,20 +71,21 @@ def operator_of(
     Raises
     ------
     InputError
-        The matrix is not square, or the dtype is neither float32 nor float64.
+        It is no matrix, or said to be symmetric and not square, or the dtype is neither float32 nor float64.
 
     Examples
     --------
     >>> A = operator_of([[2.0, 1.0], [1.0, 2.0]], dtype="float32")
-    >>> A.symmetric, A.torch_dtype, A.linearization.in_float64().torch_dtype
+    >>> A.symmetric, A.torch_dtype, A.in_float64().torch_dtype
     (True, torch.float32, torch.float64)
     """
     given = matrix.detach() if isinstance(matrix, Tensor) else torch.from_numpy(np.array(matrix))
-    if given.ndim != 2 or given.shape[0] != given.shape[1] or len(given) == 0:
-        raise InputError(f"matrix must be square, not of shape {tuple(given.shape)}")
+    if given.ndim != 2 or given.numel() == 0 or (symmetric and given.shape[0] != given.shape[1]):
+        kind = "square to be symmetric" if symmetric else "of two dimensions"
+        raise InputError(f"matrix must be {kind}, not of shape {tuple(given.shape)}")
     own = given.dtype if given.dtype in (torch.float32, torch.float64) else torch.float64
     exact = given.to(device=device, dtype=torch.float64)
-    claimed = torch.equal(exact, exact.mT) if symmetric is None else symmetric
+    claimed = given.shape[0] == given.shape[1] and torch.equal(exact, exact.mT) if symmetric is None else symmetric
 
     def in_dtype(stored: torch.dtype) -> TensorOperator:
         rounded = exact.to(stored)
@@ -92,7 +94,8 @@ def operator_of(
             lambda U: rounded.mT @ U,
             rounded,
             symmetric=claimed,
-            in_float64=(lambda: in_dtype(torch.float64)) if float64 and stored == torch.float32 else None,
+            columns=rounded.shape[1],
+            in_float64=(lambda: in_dtype(torch.float64).linear) if float64 and stored == torch.float32 else None,
         )
 
     return in_dtype(own if dtype is None else resolve_dtype(dtype))
@@ -138,8 +141,9 @@ def conjugated(
             mirrored: Tensor = reflected - 2 * unit * (unit.mT @ reflected)
             return mirrored
 
-        wide = (lambda: in_dtype(torch.float64)) if float64 and stored == torch.float32 else None
-        return _operator(apply, apply, torch.cat([diagonal, unit], dim=1), symmetric=True, in_float64=wide)
+        wide = (lambda: in_dtype(torch.float64).linear) if float64 and stored == torch.float32 else None
+        data = torch.cat([diagonal, unit], dim=1)
+        return _operator(apply, apply, data, symmetric=True, columns=len(unit), in_float64=wide)
 
     return Spectrum(in_dtype(resolve_dtype(dtype)), np.sort(listed))
 
@@ -354,14 +358,15 @@ def _operator(
     data: Tensor,
     *,
     symmetric: bool,
-    in_float64: Callable[[], TensorOperator] | None,
+    columns: int,
+    in_float64: Callable[[], LinearMap] | None,
 ) -> TensorOperator:
-    layout = Parameters.of({"x": (len(data),)})
+    rows, layout = Parameters.without_names(len(data)), Parameters.without_names(columns)
 
     def identity() -> dict[str, Any]:
         return {"testing": sha256_of(data), "dtype": str(data.dtype), "symmetric": symmetric}
 
-    linearization = Linearization(
-        apply, apply if symmetric else adjoint, layout, layout, data.dtype, data.device, symmetric, identity, in_float64
+    linear = LinearMap(
+        apply, apply if symmetric else adjoint, rows, layout, data.dtype, data.device, symmetric, identity, in_float64
     )
-    return TensorOperator(linearization)
+    return TensorOperator(linear)

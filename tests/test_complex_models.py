@@ -116,7 +116,7 @@ def test_a_model_in_float32_is_computed_in_float32(kind):
 def test_the_linearization_in_float64_is_that_of_the_same_function(kind):
     model, twin = single(kind)
     loss = jo.ModelLoss(model, functional.cross_entropy, (X, T))
-    H = loss.hessian(loss.initial()).linearization.in_float64()
+    H = loss.hessian(loss.initial()).in_float64()
     other = jo.ModelLoss(twin, functional.cross_entropy, (X, T))
     assert_near(H.dense(), other.hessian(theta_of(model)).dense())
     assert_matches(other, true_loss(twin))

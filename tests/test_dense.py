@@ -35,7 +35,7 @@ def test_structured_assembly_products_and_automatic_differentiation_agree(name, 
     case = TWO_LAYER[name]
     loss = case.loss()
     A = getattr(loss, kind)(case.theta())
-    assert A.linearization.panels is not None
+    assert A.linear.panels is not None
     structured = A.dense()
     close(structured, A.apply(torch.eye(A.shape[0], dtype=torch.float64)))
     close(structured, case.H() if kind == "hessian" else case.G())
@@ -172,10 +172,10 @@ def test_nan_in_a_panel_is_named(digits):
     H = loss.hessian(theta)
     from dataclasses import replace
 
-    panels = H.linearization.panels
+    panels = H.linear.panels
     broken = replace(panels, prepare=lambda: lambda start, stop: panels.prepare()(start, stop) * float("nan"))
     with pytest.raises(jo.NonFiniteError, match="the block of rows 0 to "):
-        TensorOperator(replace(H.linearization, panels=broken)).dense()
+        TensorOperator(replace(H.linear, panels=broken)).dense()
 
 
 def test_a_symmetric_matrix_without_panels_is_exactly_symmetric(small_blocks):

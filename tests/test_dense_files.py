@@ -93,7 +93,7 @@ def test_an_interrupted_file_is_resumed_to_the_same_bytes(tmp_path, monkeypatch,
     monkeypatch.setattr(_dense.MatrixFile, "write", lambda *a: (written.append(a[1]), original(*a)))
     operator().dense(out=path, resume=True)
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    assert len(written) == len(_dense.row_blocks(operator().linearization)) - after
+    assert len(written) == len(_dense.row_blocks(operator().linear)) - after
 
 
 def test_a_partial_file_is_not_touched_unless_resuming_is_asked_for(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import torch
 from cases import numbers
 
 import jvp_ops as jo
-from jvp_ops.operators import Linearization, TensorOperator, _dense
+from jvp_ops.linear import LinearMap
+from jvp_ops.operators import TensorOperator, _dense
 from jvp_ops.parameters import Parameters
 from jvp_ops.testing import operator_of
 
@@ -130,7 +131,7 @@ def test_a_file_that_another_put_in_its_place_is_not_removed(tmp_path, monkeypat
 def test_the_columns_beside_panels_are_compared_too():
     data = jo.load_digits().subset(50)
     H = jo.TwoLayerLoss(data, hidden=3, dtype="float64").hessian(torch.ones(64 * 3 + 3 + 30 + 10).double() / 9)
-    known = H.linearization
+    known = H.linear
 
     def apply(V):
         out = known.apply(V)
@@ -154,7 +155,7 @@ def scaled(dtype, seed, *, small=1e-3, large=1e3, size=500):
         return S * (J.mT @ (J @ scaled) + K.mT @ (signs[:, None] * (K @ scaled))) / (3 * size)
 
     parameters = Parameters.of({"x": (size,)})
-    known = Linearization.symmetric_of(apply, parameters, dtype, torch.device("cpu"), identity=lambda: {"seed": seed})
+    known = LinearMap.symmetric_of(apply, parameters, dtype, torch.device("cpu"), identity=lambda: {"seed": seed})
     return TensorOperator(known)
 
 

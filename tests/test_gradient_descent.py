@@ -83,11 +83,11 @@ def test_a_float32_jacobian_is_formed_in_float32_and_knows_its_float64_twin(name
     f = jo.GradientDescent(problem.loss(torch.float32), LR, weight_decay=DECAY)
     A = f.jacobian(problem.theta().float())
     assert A.dense().dtype == torch.float32
-    twin = A.linearization.in_float64()
+    twin = A.in_float64()
     assert twin.torch_dtype == torch.float64
     expected = (1 - LR * DECAY) * torch.eye(len(problem.H())).double() - LR * problem.H()
     torch.testing.assert_close(twin.dense(), expected, rtol=0, atol=1e-13)
-    block = A.block("*", "*").linearization.in_float64()
+    block = A.block("*", "*").in_float64()
     torch.testing.assert_close(block.dense(), expected, rtol=0, atol=1e-13)
 
 
@@ -99,7 +99,7 @@ def test_the_jacobian_and_its_twin_stay_at_their_state_when_theta_changes_in_pla
     before = A.dense()
     theta.mul_(-3)
     assert torch.equal(A.dense(), before)
-    assert torch.equal(A.linearization.in_float64().dense(), before)
+    assert torch.equal(A.in_float64().dense(), before)
 
 
 def test_a_run_calls_back_after_each_step_and_leaves_the_start_alone():

@@ -141,7 +141,7 @@ def test_a_float32_jacobian_on_a_batch_knows_its_float64_twin():
     f = jo.MinibatchSGD(TWO.loss(torch.float32), 5, optimizer=OPTIMIZERS["adam"].make)
     wide = jo.MinibatchSGD(TWO.loss(), 5, optimizer=OPTIMIZERS["adam"].make)
     state = OPTIMIZERS["adam"].state(TWO.theta())
-    twin = f.jacobian(state.float(), 4).linearization.in_float64()
+    twin = f.jacobian(state.float(), 4).in_float64()
     torch.testing.assert_close(twin.dense(), wide.jacobian(state, 4).dense(), rtol=0, atol=1e-12)
 
 

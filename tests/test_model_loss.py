@@ -187,7 +187,7 @@ def test_a_linearization_stays_at_its_state_when_theta_changes_in_place(kind):
     before = A.dense()
     theta.mul_(-3)
     assert torch.equal(A.dense(), before)
-    assert torch.equal(A.linearization.in_float64().dense(), before)
+    assert torch.equal(A.in_float64().dense(), before)
 
 
 def test_initial_is_the_models_own_values_and_a_copy():

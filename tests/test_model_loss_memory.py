@@ -190,7 +190,7 @@ def test_a_dropped_operator_of_the_two_layer_loss_is_freed_at_once(no_collector)
     loss = jo.TwoLayerLoss(X, T, hidden=2, dtype="float64")
     A = jo.GradientDescent(loss, lr=0.1).jacobian(loss.initial())
     A.apply(torch.ones(A.shape[1], dtype=torch.float64))
-    references = [weakref.ref(A), weakref.ref(A.affine.base), weakref.ref(A.linearization)]
+    references = [weakref.ref(A), weakref.ref(A.affine.base), weakref.ref(A.linear)]
     del A
     assert all(reference() is None for reference in references)
 

@@ -126,13 +126,13 @@ class Counted:
 
     def hessian(self, theta):
         H = self._loss.hessian(theta)
-        product = H.linearization.apply
+        product = H.linear.apply
 
         def apply(V):
             self.widths.append(V.shape[1])
             return product(V)
 
-        return jo.HessianOperator(type(H.linearization)(**{**vars(H.linearization), "apply": apply}))
+        return jo.HessianOperator(type(H.linear)(**{**vars(H.linear), "apply": apply}))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -155,7 +155,7 @@ def test_a_float32_jacobian_knows_its_float64_twin_and_stays_at_its_state(name):
     expected = known.jacobian(problem.value, known.state(problem.theta()), 3)
     assert A.dense().dtype == torch.float32
     assert (A.dense().double() - expected).abs().max() <= 1e-5 * expected.abs().max()
-    twin = A.linearization.in_float64()
+    twin = A.in_float64()
     assert twin.torch_dtype == torch.float64
     assert (twin.dense() - expected).abs().max() <= 1e-12 * expected.abs().max()
 
@@ -211,7 +211,7 @@ def test_gradient_descents_affine_identity_follows_the_schedule():
         expected = A.affine.shift * torch.eye(len(problem.theta())).double() + A.affine.scale * problem.H()
         torch.testing.assert_close(A.dense(), expected, rtol=0, atol=1e-13)
         assert math.isclose(f.threshold(step), 2 * (step + 2) - 0.5)
-        torch.testing.assert_close(A.linearization.in_float64().dense(), expected, rtol=0, atol=1e-13)
+        torch.testing.assert_close(A.in_float64().dense(), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam", "adam clipped", "adamw"])

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ LAYERS = [
     {"_autodiff", "_differences"},
     {"store"},
     {"data"},
+    {"linear"},
     {"operators"},
     {"testing"},
     {"losses"},
@@ -136,6 +138,27 @@ def imports_of(source, path):
             yield from visit(child)
 
     return visit(ast.parse(source))
+
+
+def test_no_module_imports_itself_by_way_of_others_not_even_for_types():
+    def name_of(path):
+        return ".".join(("jvp_ops", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+    paths = {name_of(path): path for path in ROOT.rglob("*.py")}
+    del paths["jvp_ops"]  # whose names are imported when they are used
+    graph = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                below = [f"{node.module}.{alias.name}" for alias in node.names]
+                found |= {other if other in paths else node.module for other in below}
+        graph[name] = found & set(paths)
+    sorter = TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_import_reader_sees_what_it_should():

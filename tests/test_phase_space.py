@@ -9,7 +9,7 @@ from cases import MODULES, TWO_LAYER, numbers
 from optimizers import BETA, CLIP, DAMPENING, DECAY, EPS, LR, OPTIMIZERS, SQUARES
 
 import jvp_ops as jo
-from jvp_ops.operators._phase_space import roots
+from jvp_ops.linear._coupling import roots
 from jvp_ops.store import fingerprint
 
 PROBLEM = TWO_LAYER["two classes"]

@@ -8,7 +8,8 @@ import torch
 
 import jvp_ops as jo
 from jvp_ops.eigen._phase_space import merits, peak
-from jvp_ops.operators import Coupling, JacobianOperator, PhaseSpace
+from jvp_ops.linear import Coupled, Coupling
+from jvp_ops.operators import JacobianOperator
 
 DOUBLE = torch.float64
 KEYS = {"LM": np.abs, "LR": lambda z: z.real, "SR": lambda z: -z.real, "LI": lambda z: np.abs(z.imag)}
@@ -122,7 +123,7 @@ def test_merits_fall_and_then_rise(which, beta):
     loss = jo.FunctionLoss(lambda x: x.sum(), size=1)
     maps = [jo.HeavyBall(loss, 0.3, beta), jo.HeavyBall(loss, 0.3, beta, dampening=1.5)]
     for f in [*maps, jo.Nesterov(loss, 0.3, beta)] if beta >= 0 else maps:
-        slopes = np.diff(merits(f._coupling(0.3), h, which))
+        slopes = np.diff(merits(Coupling(*f._numbers(0.3)), h, which))
         rises, falls = np.flatnonzero(slopes > 1e-9), np.flatnonzero(slopes < -1e-9)
         assert len(rises) == 0 or len(falls) == 0 or falls.max() < rises.min()
 
@@ -183,7 +184,7 @@ def test_condition_numbers_are_those_of_the_matrix():
 def test_a_jacobian_that_is_not_what_it_says_is_seen():
     A = jacobian("heavy ball", hidden=2)
     wrong = Coupling(((1.0, -0.45), (0.01, 0.8)), A.phase_space.coupling.gain)
-    B = JacobianOperator(replace(A.linearization, phase_space=PhaseSpace(wrong, A.phase_space.base)))
+    B = JacobianOperator(replace(A.linear, structure=Coupled(A.phase_space.base.linear, wrong)))
     pairs = jo.eigenpairs(B, k=3, which="LR", verify=True)
     assert not pairs.converged.any()
     assert "do not agree" in pairs.notes[-1]

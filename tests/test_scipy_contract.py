@@ -271,7 +271,7 @@ def test_tensors_stay_tensors_on_the_device(dtype, device):
 def test_a_tensor_reaches_the_product_without_a_copy(dtype, device):
     seen = []
     case = NAMED["view: map"].operator(dtype, device)
-    linearization = case.linearization
+    linearization = case.linear
 
     def watched(V):
         seen.append(V.data_ptr())

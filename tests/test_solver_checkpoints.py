@@ -108,7 +108,7 @@ def test_an_operator_that_changed_under_its_fingerprint_is_refused(tmp_path):
     H = loss.hessian(loss.initial())
     jo.eigenpairs(H, 3, "LA", checkpoint=path, max_products=60)
     H = loss.hessian(loss.initial())
-    known = H.linearization
+    known = H.linear
     broken = type(H)(type(known)(**{**vars(known), "apply": lambda V: 1.001 * known.apply(V)}))
     with pytest.raises(jo.DataError, match="of another operator"):
         jo.eigenpairs(broken, 3, "LA", checkpoint=path, resume=True)

@@ -8,7 +8,8 @@ from spectra import best, broken_groups, found, ranked_distances
 import jvp_ops as jo
 from jvp_ops.eigen._proof import Proof, sharpened
 from jvp_ops.eigen._target import Target
-from jvp_ops.operators import Linearization, TensorOperator
+from jvp_ops.linear import LinearMap
+from jvp_ops.operators import TensorOperator
 from jvp_ops.testing import SPECTRA, conjugated, laplacian, mikota, operator_of, spectrum
 
 NAMED = {**{name: lambda name=name, **o: spectrum(name, 120, **o) for name in SPECTRA}}
@@ -369,7 +370,7 @@ def test_nan_at_any_moment_is_named_and_leaves_what_was_found(at):
         calls += 1
         return case.operator.apply(V) * (float("nan") if calls >= at else 1.0)
 
-    known = Linearization.symmetric_of(product, layout, torch.float64, torch.device("cpu"), identity=dict)
+    known = LinearMap.symmetric_of(product, layout, torch.float64, torch.device("cpu"), identity=dict)
     with pytest.raises(jo.NonFiniteError, match="product") as caught:
         lanczos(TensorOperator(known), 3, "LA")
     partial = getattr(caught.value, "partial", None)

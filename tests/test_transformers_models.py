@@ -205,7 +205,7 @@ def test_in_float32_it_is_the_same_loss_to_its_rounding(name, attention):
         check(loss, true_products(name, attention), 1e-4)
     theta = own.initial()
     assert_near(given.gauss_newton(theta).apply(directions(theta).float()), true_products(name, attention)[3], 1e-4)
-    wide = own.hessian(theta).linearization.in_float64()
+    wide = own.hessian(theta).in_float64()
     assert_near(wide.apply(directions(theta)), true_products(name, attention)[2], 1e-10)
 
 

@@ -179,7 +179,7 @@ def test_to_gives_the_same_loss_in_another_dtype():
     assert double.dtype == torch.float64
     assert loss.dtype == torch.float32
     assert within(double.hessian(problem.theta()).dense(), problem.H(), 1e-12)
-    A = loss.hessian(problem.theta(torch.float32)).linearization.in_float64()
+    A = loss.hessian(problem.theta(torch.float32)).in_float64()
     assert A.torch_dtype == torch.float64
     assert within(A.dense(), problem.H(), 1e-12)
 

@@ -90,7 +90,7 @@ def leading_frame(
     if positive_int(k, "k") >= size:
         raise InputError(f"k must be less than the {size} parameters, not {k}; random directions may be as many")
     J, random = optimizer.jacobian(state, step), generator(rng)
-    if not (J.symmetric or J.linearization.phase_space is not None):
+    if not (J.symmetric or J.phase_space is not None):
         clipped = ", or one without clip=" if optimizer.clip is not None else ""
         raise InputError(
             f"the leading directions follow from the Hessian for GradientDescent, HeavyBall and Nesterov{clipped}, not "

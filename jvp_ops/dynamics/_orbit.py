@@ -1,5 +1,6 @@
 """The states along training, and the ordered product of the Jacobians there."""
 
+from dataclasses import replace
 from math import ceil
 from numbers import Integral
 from pathlib import Path
@@ -15,8 +16,9 @@ from jvp_ops._progress import progress_bar
 from jvp_ops.dynamics._frame import check_map, check_range
 from jvp_ops.dynamics._states import DiskStates, MemoryStates, States, stride_in_memory, stride_on_disk
 from jvp_ops.errors import DataError, InputError, NonFiniteError
+from jvp_ops.linear import LinearMap, product
 from jvp_ops.maps._schedule import rates_identity
-from jvp_ops.operators import JacobianOperator, Linearization
+from jvp_ops.operators import JacobianOperator
 
 if TYPE_CHECKING:
     from jvp_ops.maps import Map
@@ -165,20 +167,10 @@ class Orbit:
         start, stop = check_range(start, stop, self.steps)
         if stop == start + 1:
             return self.at(start)
-        single = self.at(start)
-        exact = single.linearization.in_float64 is not None
+        exact = self.at(start).linear.in_float64 is not None
+        steps = product(*(self._step(t, exact=exact) for t in reversed(range(start, stop))))
         return JacobianOperator(
-            Linearization(
-                apply=lambda V: self._through(range(start, stop), V, adjoint=False),
-                adjoint=lambda U: self._through(range(stop - 1, start - 1, -1), U, adjoint=True),
-                rows=self.parameters,
-                columns=self.parameters,
-                dtype=self.dtype,
-                device=self.device,
-                symmetric=False,
-                identity=lambda: {"product of steps": [start, stop], "orbit": self.identity()},
-                in_float64=(lambda: self._product_in_float64(start, stop)) if exact else None,
-            )
+            replace(steps, identity=lambda: {"product of steps": [start, stop], "orbit": self.identity()})
         )
 
     def at(self, t: int) -> JacobianOperator:
@@ -189,30 +181,26 @@ class Orbit:
         """All that the orbit depends on, as a JSON-able dict."""
         return dict(self._identity)
 
-    def _through(self, times: range, V: Tensor, *, adjoint: bool, wide: bool = False) -> Tensor:
-        for t in times:
-            factor: Any = self.at(t)
-            if wide:
-                factor = factor.linearization.in_float64()
+    def _step(self, t: int, *, exact: bool, dtype: torch.dtype | None = None) -> LinearMap:
+        """Make the Jacobian of step t as a factor, linearized anew each time that it is multiplied."""
+
+        def through(V: Tensor, product: str) -> Tensor:
+            factor: Any = self.at(t) if dtype is None else self.at(t).in_float64()
             try:
-                V = factor.apply_adjoint(V) if adjoint else factor.apply(V)
+                return getattr(factor, product)(V)  # type: ignore[no-any-return]
             except NonFiniteError as error:
                 raise NonFiniteError(f"in the product over an orbit, at step {t}: {error}") from None
-        return V
 
-    def _product_in_float64(self, start: int, stop: int) -> JacobianOperator:
-        """Multiply the factors in float64, at the same states."""
-        return JacobianOperator(
-            Linearization(
-                apply=lambda V: self._through(range(start, stop), V, adjoint=False, wide=True),
-                adjoint=lambda U: self._through(range(stop - 1, start - 1, -1), U, adjoint=True, wide=True),
-                rows=self.parameters,
-                columns=self.parameters,
-                dtype=torch.float64,
-                device=self.device,
-                symmetric=False,
-                identity=lambda: {"product of steps": [start, stop], "orbit": self.identity(), "in": "float64"},
-            )
+        return LinearMap(
+            apply=lambda V: through(V, "apply"),
+            adjoint=lambda U: through(U, "apply_adjoint"),
+            rows=self.parameters,
+            columns=self.parameters,
+            dtype=self.dtype if dtype is None else dtype,
+            device=self.device,
+            symmetric=False,
+            identity=lambda: {"step": t, "orbit": self.identity()},
+            in_float64=(lambda: self._step(t, exact=False, dtype=torch.float64)) if exact else None,
         )
 
     def _rows(self) -> int:

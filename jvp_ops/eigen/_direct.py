@@ -6,11 +6,11 @@ from torch import Tensor
 
 from jvp_ops._memory import free_bytes, require
 from jvp_ops.eigen._arpack import arpack, basis_size
-from jvp_ops.eigen._choose import Request
 from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._krylov import Progress
 from jvp_ops.eigen._monitor import Monitor
 from jvp_ops.eigen._projected import ritz
+from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._rounding import Rounding, probe_symmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError

@@ -150,7 +150,7 @@ class Krylov:
         return None
 
     def _multiply(self, block: Tensor) -> Tensor:
-        image = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous())
+        image: Tensor = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous())
         self.monitor.count(block.shape[1])
         longest = float(torch.linalg.vector_norm(image.double(), dim=0).max())  # in float64, or squares overflow
         self.progress.norm = max(self.progress.norm, longest)

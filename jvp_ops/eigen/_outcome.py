@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from jvp_ops.eigen._certify import Certified
-from jvp_ops.eigen._choose import Request
 from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._monitor import Monitor
 from jvp_ops.eigen._proof import Proof, sharpened
+from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
 

@@ -1,8 +1,7 @@
 """Eigenpairs of Df on (θ, v) from those of H: two eigenvalues μ over each h, their vectors (x, cx)."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops.eigen._certify import Cluster
-from jvp_ops.eigen._choose import BLOCK, DENSE_ORDER, Request
 from jvp_ops.eigen._iterate import columns_of
+from jvp_ops.eigen._request import BLOCK, DENSE_ORDER, Request
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
+from jvp_ops.eigen._solve import solve
 from jvp_ops.eigen._target import Target, conjugate_pairs
 from jvp_ops.errors import NonFiniteError
-from jvp_ops.operators import Coupling, TensorOperator
+from jvp_ops.linear import Coupling
+from jvp_ops.operators import TensorOperator
 
-Solve = Callable[..., Eigenpairs]
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 SLACK = 1e3  # units of the last place within which products of Df and of H have to agree
@@ -56,10 +56,8 @@ class _Ends:
 
     coupling: Coupling
     base: TensorOperator
-    solve: Solve
+    request: Request
     parts: dict[str, Eigenpairs]
-    block: int
-    max_products: int | None
     deadline: float | None
 
     def ask(self, end: str, count: int, start: Tensor | None, **loosely: Any) -> bool:
@@ -68,35 +66,29 @@ class _Ends:
         if end in self.parts and len(self.parts[end]) >= count:
             return True
         budget: dict[str, Any] = dict(loosely)
-        if self.max_products is not None:
-            budget["max_products"] = self.max_products - sum(part.products for part in self.parts.values())
+        if self.request.max_products is not None:
+            budget["max_products"] = self.request.max_products - sum(part.products for part in self.parts.values())
         if self.deadline is not None:
             budget["max_seconds"] = max(0.0, self.deadline - time.perf_counter())
         known = self.parts[end].vectors if end in self.parts else start
-        least = max(self.block, 0 if known is None else known.shape[1])
+        least = max(self.request.block or BLOCK, 0 if known is None else known.shape[1])
         spent = budget.get("max_products", least) < least or budget.get("max_seconds", 1.0) <= 0
         if self.parts and (spent or any(part.stopped == "cancelled" for part in self.parts.values())):
             return False
-        self.parts[end] = self.solve(self.base, count, end, start=known, **budget)
+        self.parts[end] = self.solve(end, replace(self.request, k=count, method="lanczos", start=known, **budget))
         return True
+
+    def solve(self, end: str, request: Request) -> Eigenpairs:
+        """Solve H itself for one end."""
+        asked = replace(request, which=end, condition=False, prove_complete=False)
+        return solve(self.base, asked.checked(self.base), Target(end))
 
     def values(self, end: str) -> Floats:
         """Give what is known of one end, best first."""
         return np.asarray(self.parts[end].values)
 
 
-def phase_space_pairs(
-    operator: TensorOperator,
-    request: Request,
-    solve: Solve,
-    *,
-    start: Any,
-    float64: bool,
-    iterate: bool,
-    block: int | None,
-    max_products: int | None,
-    max_seconds: float | None,
-) -> Eigenpairs | None:
+def phase_space_pairs(operator: TensorOperator, request: Request, *, iterate: bool) -> Eigenpairs | None:
     """Find the k best eigenpairs of Df by way of H's; None where no end of H's spectrum can give them.
 
     Parameters
@@ -104,32 +96,23 @@ def phase_space_pairs(
     operator : TensorOperator
         With a `phase_space`.
     request : Request
-        k, which and tol.
-    solve : callable
-        ``solve(H, k, which, start=…)``: `eigenpairs` with the options that were given.
-    start : Tensor, Eigenpairs or None
-        Approximate vectors of Df; their θ parts serve.
-    float64 : bool
-        Whether the operator in float64 may recompute the residuals.
+        Checked. Of its `start`, the θ parts serve; its budgets are of all solves of H together.
     iterate : bool
         Whether an option was given that only an iteration has, so that LAPACK must not serve.
-    block : int, optional
-        As of `eigenpairs`.
-    max_products, max_seconds : optional
-        Budgets, of all solves of H together.
     """
     assert operator.phase_space is not None
     began = time.perf_counter()
     coupling, base = operator.phase_space.coupling, operator.phase_space.base
     p, before = base.shape[0], base.products
-    given = None if start is None else columns_of(operator, start, "start")[:p]
-    deadline = None if max_seconds is None else began + max_seconds
-    ends, notes = _Ends(coupling, base, solve, {}, block or BLOCK, max_products, deadline), list[str]()
+    given = None if request.start is None else columns_of(operator, request.start, "start")[:p]
+    deadline = None if request.max_seconds is None else began + request.max_seconds
+    ends, notes = _Ends(coupling, base, request, {}, deadline), list[str]()
     if iterate and request.k >= p:
         return None
     try:
         if not iterate and (p <= DENSE_ORDER or 4 * request.k >= p):
-            ends.parts["all"] = solve(base, p, "LA", method="dense")
+            whole = Request(p, "LA", "dense", request.tol, request.float64, rng=request.rng, progress=request.progress)
+            ends.parts["all"] = ends.solve("LA", whole)
         elif request.which == "LI":
             if not _solve_interior(ends, request.k, given):
                 return None
@@ -147,7 +130,7 @@ def phase_space_pairs(
     vectors = _lifted(coupling, found, chosen)
     norm = max(part.norm for part in parts)
     reach = found.residuals[chosen], float(np.hypot(*coupling.gain)) * norm
-    used = Rounding.unmeasured(operator, float64=float64).exact or operator
+    used = Rounding.unmeasured(operator, float64=request.float64).exact or operator
     residuals, agrees = _checked(operator, used, vectors, values, *reach)
     if not agrees:
         notes.append("products of Df do not agree with those of H: the residuals are larger than H's allow")

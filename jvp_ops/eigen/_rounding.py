@@ -113,11 +113,10 @@ def check_symmetric(asymmetry: float, norm: float, level: float) -> None:
 
 def _in_float64(operator: TensorOperator) -> TensorOperator | None:
     """Build the same operator in float64 where it can be: memory may lack, or code may hold float32 constants."""
-    build = operator.linearization.in_float64
-    if operator.torch_dtype != torch.float32 or build is None:
+    if operator.torch_dtype != torch.float32:
         return None
     try:
-        return build()
+        return operator.in_float64()
     except (MemoryBudgetError, InputError, RuntimeError):
         return None
 

@@ -22,7 +22,8 @@ from jvp_ops._differences import (
 from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
-from jvp_ops.operators import HessianOperator, Linearization
+from jvp_ops.linear import LinearMap
+from jvp_ops.operators import HessianOperator
 from jvp_ops.parameters import Parameters, layout
 from jvp_ops.store import callable_identity, sha256_of
 
@@ -102,13 +103,13 @@ class FunctionLoss:
         leaf, slope = self._record(frozen)
 
         return HessianOperator(
-            Linearization.symmetric_of(
+            LinearMap.symmetric_of(
                 by_columns(lambda v: pull_back([slope], [leaf], [v])[0]),
                 self.parameters,
                 self.dtype,
                 self.device,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-                in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)),
+                in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)).linear,
                 notes=self.notes,
             )
         )

@@ -21,12 +21,13 @@ from jvp_ops._random import Rng, generator, normal
 from jvp_ops._sums import worker_count
 from jvp_ops.data import Dataset
 from jvp_ops.errors import InputError
+from jvp_ops.linear import LinearMap, Panels
 from jvp_ops.losses import _two_layer_products as products
 from jvp_ops.losses._chunks import MOST_ROWS, Chunk
 from jvp_ops.losses._null_space import null_space
 from jvp_ops.losses._samples import Samples, checked_samples
 from jvp_ops.losses._two_layer_panels import InputPanels
-from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization, Panels
+from jvp_ops.operators import GaussNewtonOperator, HessianOperator
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
@@ -235,7 +236,7 @@ class TwoLayerLoss:
     def _split(self, theta: Tensor) -> products.Weights:
         return products.Weights(**self.parameters.unflatten(theta))
 
-    def _linearize(self, theta: Tensor, *, gauss_newton: bool) -> Linearization:
+    def _linearize(self, theta: Tensor, *, gauss_newton: bool) -> LinearMap:
         self._check_memory()
         with torch.inference_mode(False), torch.no_grad(), numerics(self.device, self.dtype):
             frozen = self._checked(theta).clone()  # the operator stays at this state, whatever becomes of the caller's
@@ -247,11 +248,11 @@ class TwoLayerLoss:
             with numerics(self.device, self.dtype):
                 return products.product_sum(linearized, W2, V, d) / self.samples
 
-        def in_float64() -> HessianOperator | GaussNewtonOperator:
+        def in_float64() -> LinearMap:
             other, at = self.to(dtype=torch.float64), frozen.to(torch.float64)
-            return other.gauss_newton(at) if gauss_newton else other.hessian(at)
+            return other._linearize(at, gauss_newton=gauss_newton)
 
-        return Linearization.symmetric_of(
+        return LinearMap.symmetric_of(
             apply,
             self.parameters,
             self.dtype,

@@ -1,31 +1,16 @@
 """Clipping a gradient to a norm, and its derivative."""
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jvp_ops._checks import finite_number
 from jvp_ops.errors import InputError, JvpOpsWarning
+from jvp_ops.linear import LinearMap, rank_one, shifted
+from jvp_ops.parameters import Parameters
 
 ADDED = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
-
-
-@dataclass(frozen=True)
-class Clipping:
-    r"""The derivative of g ↦ c g/(‖g‖ + ε) where it is active: s (I − ρ ĝĝᵀ), symmetric.
-
-    s = c/(‖g‖ + ε), ρ = ‖g‖/(‖g‖ + ε), ĝ = g/‖g‖.
-    """
-
-    scale: float
-    share: float
-    unit: Tensor
-
-    def apply(self, V: Tensor) -> Tensor:
-        """Multiply the columns of V, shape (n, m)."""
-        return torch.addr(V, self.unit, self.unit @ V, alpha=-self.share).mul_(self.scale)
 
 
 def checked_clip(clip: float | None) -> float | None:
@@ -46,8 +31,10 @@ def clip_to(g: Tensor, most: float | None) -> Tensor:
     return g * coefficient.clamp(max=1.0)
 
 
-def clipping_at(g: Tensor, most: float | None) -> Clipping | None:
-    """Differentiate the clipping at g; None where it changes nothing.
+def clipping_at(g: Tensor, most: float | None, parameters: Parameters) -> LinearMap | None:
+    r"""Differentiate the clipping g ↦ c g/(‖g‖ + ε) at g; None where it changes nothing.
+
+    It is s (I − ρ ĝĝᵀ), with s = c/(‖g‖ + ε), ρ = ‖g‖/(‖g‖ + ε) and ĝ = g/‖g‖.
 
     Exactly at the threshold, where the two one-sided derivatives differ, it warns and takes the unclipped side.
     """
@@ -65,4 +52,4 @@ def clipping_at(g: Tensor, most: float | None) -> Clipping | None:
     if scale >= 1:
         return None
     unit = g / norm.clamp(min=torch.finfo(g.dtype).tiny)
-    return Clipping(scale, float(norm / (norm + ADDED)), unit)
+    return shifted(rank_one(unit, parameters), scale, -scale * float(norm / (norm + ADDED)))

@@ -20,8 +20,9 @@ from jvp_ops._differences import (
 )
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError
+from jvp_ops.linear import LinearMap
 from jvp_ops.maps._run import run
-from jvp_ops.operators import JacobianOperator, Linearization
+from jvp_ops.operators import JacobianOperator
 from jvp_ops.parameters import Parameters, layout
 from jvp_ops.store import callable_identity, sha256_of
 
@@ -112,7 +113,7 @@ class FunctionMap:
         leaf, image, push = self._record(frozen)
 
         return JacobianOperator(
-            Linearization(
+            LinearMap(
                 apply=by_columns(lambda v: push([v])[0]),
                 adjoint=by_columns(lambda u: pull_back([image], [leaf], [u])[0]),
                 rows=self.parameters,
@@ -121,7 +122,7 @@ class FunctionMap:
                 device=self.device,
                 symmetric=False,
                 identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-                in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)),
+                in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)).linear,
                 notes=self.notes,
             )
         )

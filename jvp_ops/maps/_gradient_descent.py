@@ -1,22 +1,18 @@
 """Plain gradient descent."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from jvp_ops._checks import finite_number
 from jvp_ops.losses import Loss
-from jvp_ops.maps._clip import clipping_at
-from jvp_ops.maps._optimizer import OptimizerMap
+from jvp_ops.maps._optimizer import Numbers, OptimizerMap
 from jvp_ops.maps._schedule import LearningRate, rate_at
 from jvp_ops.maps._spectrum import curvatures
-from jvp_ops.operators import Affine, JacobianOperator, Linearization, Panels
 
 
 class GradientDescent(OptimizerMap):
@@ -67,43 +63,6 @@ class GradientDescent(OptimizerMap):
     def __init__(self, loss: Loss, lr: LearningRate, *, weight_decay: float = 0.0, clip: float | None = None) -> None:
         super().__init__(loss, lr, clip=clip, weight_decay=finite_number(weight_decay, "weight_decay", least=0))
 
-    def jacobian(self, theta: Tensor, step: int = 0) -> JacobianOperator:
-        """Linearize at θ and return Df(θ) as an operator, its products formed in the loss's dtype.
-
-        Warns
-        -----
-        RuntimeWarning
-            The gradient's norm is exactly at the clipping threshold, where f has a kink; the derivative is that of
-            the unclipped side.
-        """
-        lr = rate_at(self.lr, step)
-        if self.clip is not None and clipping_at(self.loss.gradient(theta), self.clip) is not None:
-            return super().jacobian(theta, step)
-        hessian = self.loss.hessian(theta)
-        frozen = theta.detach().clone()
-        curvature = hessian.linearization
-        shift, scale = 1 - lr * self.weight_decay, -lr
-
-        def apply(V: Tensor) -> Tensor:
-            return torch.add(shift * V if self.weight_decay else V, curvature.apply(V), alpha=scale)
-
-        def in_float64() -> JacobianOperator:
-            return self._in_float64().jacobian(frozen.to(torch.float64), step)
-
-        return JacobianOperator(
-            Linearization.symmetric_of(
-                apply,
-                self.parameters,
-                curvature.dtype,
-                curvature.device,
-                identity=lambda: self._identity_at(lr, step, frozen, hessian),
-                in_float64=None if curvature.in_float64 is None else in_float64,
-                affine=Affine(shift, scale, hessian),
-                panels=None if curvature.panels is None else _shifted(curvature.panels, shift, scale),
-                notes=curvature.notes,
-            )
-        )
-
     def phase_space_eigenvalues(self, h: ArrayLike | Tensor, step: int = 0) -> Any:
         """Turn eigenvalues h of H into those of Df, μ = 1 − αω − αh, where the gradient is not clipped.
 
@@ -119,21 +78,8 @@ class GradientDescent(OptimizerMap):
         lr = rate_at(self.lr, step)
         return 2 / lr - self.weight_decay if lr else math.inf
 
+    def _numbers(self, lr: float) -> Numbers:
+        return [[1 - lr * self.weight_decay]], [-lr]
+
     def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
         return [(1 - lr * self.weight_decay) * parts[0] - lr * g]
-
-
-def _shifted(panels: Panels, shift: float, scale: float) -> Panels:
-    """Turn panels of H into panels of shift·I + scale·H."""
-
-    def prepare() -> Callable[[int, int], Tensor]:
-        panel = panels.prepare()
-
-        def shifted(start: int, stop: int) -> Tensor:
-            rows = panel(start, stop).mul_(scale)
-            rows.diagonal().add_(shift)
-            return rows
-
-        return shifted
-
-    return replace(panels, prepare=prepare)

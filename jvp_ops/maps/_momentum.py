@@ -9,12 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jvp_ops._checks import finite_number
+from jvp_ops.linear import Coupling
 from jvp_ops.losses import Loss
 from jvp_ops.maps._clip import clip_to
 from jvp_ops.maps._optimizer import OptimizerMap, joined
 from jvp_ops.maps._schedule import LearningRate, rate_at
 from jvp_ops.maps._spectrum import curvatures
-from jvp_ops.operators import Coupling
+
+TwoByTwo = tuple[tuple[tuple[float, float], tuple[float, float]], tuple[float, float]]
 
 
 class HeavyBall(OptimizerMap):
@@ -119,7 +121,7 @@ class HeavyBall(OptimizerMap):
         numpy.ndarray, complex, shape (..., 2)
             The larger modulus first; of a complex pair, the one above the real axis.
         """
-        return self._coupling(rate_at(self.lr, step)).eigenvalues(curvatures(h))
+        return Coupling(*self._numbers(rate_at(self.lr, step))).eigenvalues(curvatures(h))
 
     def threshold(self, step: int = 0) -> float:
         """Give the sharpness h at which an eigenvalue of Df passes −1: 2(1 + β)/((1 − τ)α) − ω.
@@ -129,9 +131,9 @@ class HeavyBall(OptimizerMap):
         rate = rate_at(self.lr, step) * self._gain
         return 2 * (1 + self.momentum) / rate - self.weight_decay if rate > 0 else math.inf
 
-    def _coupling(self, lr: float) -> Coupling:
+    def _numbers(self, lr: float) -> TwoByTwo:
         gain, decay = self._gain, self._gain * self.weight_decay
-        return Coupling(((1 - lr * decay, -lr * self.momentum), (decay, self.momentum)), (-lr * gain, gain))
+        return ((1 - lr * decay, -lr * self.momentum), (decay, self.momentum)), (-lr * gain, gain)
 
     def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
         theta, v = parts
@@ -209,17 +211,17 @@ class Nesterov(OptimizerMap):
 
     def phase_space_eigenvalues(self, h: ArrayLike | Tensor, step: int = 0) -> NDArray[np.complex128]:
         """Turn eigenvalues h of the loss's Hessian into the two of Df over each; as in `HeavyBall`."""
-        return self._coupling(rate_at(self.lr, step)).eigenvalues(curvatures(h))
+        return Coupling(*self._numbers(rate_at(self.lr, step))).eigenvalues(curvatures(h))
 
     def threshold(self, step: int = 0) -> float:
         """Give the sharpness h at which an eigenvalue of Df passes −1: (2 + 2β)/((1 + 2β)α) − ω; infinite at α = 0."""
         rate = rate_at(self.lr, step) * (1 + 2 * self.momentum)
         return (2 + 2 * self.momentum) / rate - self.weight_decay if rate else math.inf
 
-    def _coupling(self, lr: float) -> Coupling:
+    def _numbers(self, lr: float) -> TwoByTwo:
         both = lr * (1 + self.momentum)
         matrix = ((1 - both * self.weight_decay, -lr * self.momentum**2), (self.weight_decay, self.momentum))
-        return Coupling(matrix, (-both, 1.0))
+        return matrix, (-both, 1.0)
 
     def _update(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> list[Tensor]:
         theta, v = parts

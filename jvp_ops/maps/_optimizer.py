@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,15 +11,16 @@ from torch import Tensor
 from jvp_ops._autodiff import recording
 from jvp_ops._checks import check_state, check_tensor
 from jvp_ops.errors import InputError
+from jvp_ops.linear import Coefficient, Coefficients, coupled, product
 from jvp_ops.losses import Loss
-from jvp_ops.maps._clip import Clipping, checked_clip, clip_to, clipping_at
+from jvp_ops.maps._clip import checked_clip, clip_to, clipping_at
 from jvp_ops.maps._run import run
 from jvp_ops.maps._schedule import LearningRate, checked_lr, lr_identity, lr_text, rate_at
-from jvp_ops.operators import Coupling, HessianOperator, JacobianOperator, Linearization, PhaseSpace
+from jvp_ops.operators import HessianOperator, JacobianOperator
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
 
-Coefficient = Tensor | float | None  # of each entry, of all entries, or zero
+Numbers = tuple[Sequence[Coefficients], Coefficients]  # A, in rows, and b
 
 
 class OptimizerMap:
@@ -156,37 +158,20 @@ class OptimizerMap:
         with torch.inference_mode(False), torch.no_grad():
             frozen = self._checked(state).clone()  # the operator stays here, whatever becomes of the caller's
             parts = self._parts(frozen)
-            hessian, coupling = self.loss.hessian(parts[0]), self._coupling(lr)
-        if coupling is not None and self.clip is None:  # linear in θ, v and g: the gradient does not matter
-            clipping, (inside, by_gradient) = None, _constants(coupling)
-        else:
-            with torch.inference_mode(False), torch.no_grad():
+            hessian, numbers = self.loss.hessian(parts[0]), self._numbers(lr)
+            clipping = None
+            if numbers is None or self.clip is not None:  # else f is linear in the gradient, which does not matter
                 g = self.loss.gradient(parts[0])
-                clipping = clipping_at(g, self.clip)
-                g = clip_to(g, self.clip)
-                self._refuse_kinks(parts, g, step)
-            inside, by_gradient = _diagonals(lambda parts, g: self._update(parts, g, lr, step), parts, g)
-        curvature = hessian.linearization
-        apply, adjoint = _products(inside, by_gradient, curvature.apply, clipping)
-
-        def in_float64() -> JacobianOperator:
-            return self._in_float64().jacobian(frozen.to(torch.float64), step)
-
-        return JacobianOperator(
-            Linearization(
-                apply,
-                adjoint,
-                self.parameters,
-                self.parameters,
-                curvature.dtype,
-                curvature.device,
-                symmetric=False,
-                identity=lambda: self._identity_at(lr, step, frozen, hessian),
-                in_float64=None if curvature.in_float64 is None else in_float64,
-                phase_space=None if coupling is None or clipping is not None else PhaseSpace(coupling, hessian),
-                notes=curvature.notes,
+                clipping = clipping_at(g, self.clip, self.loss.parameters)
+        H = hessian.linear
+        inside, gain = numbers or self._diagonals(parts, clip_to(g, self.clip), lr, step)
+        linear = coupled(inside, gain, H if clipping is None else product(clipping, H), self.parameters)
+        linear = replace(linear, identity=lambda: self._identity_at(lr, step, frozen, hessian))
+        if H.in_float64 is not None and (numbers is None or clipping is not None):  # what was computed at θ, anew
+            linear = replace(
+                linear, in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64), step).linear
             )
-        )
+        return JacobianOperator(linear)
 
     def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
         """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.
@@ -210,9 +195,24 @@ class OptimizerMap:
         """Update (θ, slots) by the clipped gradient g, elementwise."""
         raise NotImplementedError
 
-    def _coupling(self, lr: float) -> Coupling | None:
-        """Give the numbers that Df is made of beside H, where it is made of numbers."""
+    def _numbers(self, lr: float) -> Numbers | None:
+        """Give the numbers A and b that Df is made of beside H, where the update is linear."""
         return None
+
+    def _diagonals(self, parts: Sequence[Tensor], g: Tensor, lr: float, step: int) -> Numbers:
+        """Differentiate the update: ∂a'/∂b for all parts a, b, and ∂a'/∂g.
+
+        Since entry i of the result depends on entry i of each input only, the gradient of the sum is the diagonal.
+        """
+        self._refuse_kinks(parts, g, step)
+        with torch.inference_mode(False), recording():
+            leaves = [tensor.detach().clone().requires_grad_() for tensor in (*parts, g)]
+            found = [
+                torch.autograd.grad(image.sum(), leaves, retain_graph=True, allow_unused=True)
+                for image in self._update(leaves[:-1], leaves[-1], lr, step)
+            ]
+        rows = [[_compact(diagonal) for diagonal in row] for row in found]
+        return [row[:-1] for row in rows], [row[-1] for row in rows]
 
     def _refuse_kinks(self, parts: Sequence[Tensor], g: Tensor, step: int) -> None:
         """Refuse a state at which a derivative of the update is infinite."""
@@ -226,7 +226,7 @@ class OptimizerMap:
             **self._settings(lr),
             "step": step if self.timed else None,
             "slots": [sha256_of(part) for part in self._parts(state)[1:]],
-            "hessian": hessian.linearization.identity(),
+            "hessian": hessian.linear.identity(),
         }
 
     def _in_float64(self) -> Self:
@@ -257,28 +257,6 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0].clone()
 
 
-def _constants(coupling: Coupling) -> tuple[list[list[Coefficient]], list[Coefficient]]:
-    """Give what `_diagonals` finds of an update that is linear."""
-    return [[number or None for number in row] for row in coupling.matrix], [number or None for number in coupling.gain]
-
-
-def _diagonals(
-    update: Callable[[Sequence[Tensor], Tensor], list[Tensor]], parts: Sequence[Tensor], g: Tensor
-) -> tuple[list[list[Coefficient]], list[Coefficient]]:
-    """Differentiate an elementwise update: ∂a'/∂b for all parts a, b, and ∂a'/∂g.
-
-    Since entry i of the result depends on entry i of each input only, the gradient of the sum is the diagonal.
-    """
-    with recording():
-        leaves = [tensor.detach().clone().requires_grad_() for tensor in (*parts, g)]
-        found = [
-            torch.autograd.grad(image.sum(), leaves, retain_graph=True, allow_unused=True)
-            for image in update(leaves[:-1], leaves[-1])
-        ]
-    rows = [[_compact(diagonal) for diagonal in row] for row in found]
-    return [row[:-1] for row in rows], [row[-1] for row in rows]
-
-
 def _compact(diagonal: Tensor | None) -> Coefficient:
     """Keep one number where all entries are the same, and nothing where all are zero."""
     if diagonal is None or diagonal.numel() == 0:
@@ -287,47 +265,3 @@ def _compact(diagonal: Tensor | None) -> Coefficient:
     if low == high:
         return low or None
     return diagonal[:, None]
-
-
-def _products(
-    inside: list[list[Coefficient]],
-    by_gradient: list[Coefficient],
-    hessian: Callable[[Tensor], Tensor],
-    clipping: Clipping | None,
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Make the products with A + B C H E and with its transpose Aᵀ + Eᵀ H C Bᵀ."""
-    count = len(inside)
-    transposed = [list(column) for column in zip(*inside, strict=True)]
-
-    def clipped(V: Tensor) -> Tensor:
-        return V if clipping is None else clipping.apply(V)
-
-    def apply(V: Tensor) -> Tensor:
-        images = torch.empty_like(V)
-        parts = V.tensor_split(count)
-        bent = clipped(hessian(parts[0].contiguous()))
-        for out, row, coefficient in zip(images.tensor_split(count), inside, by_gradient, strict=True):
-            out.copy_(_combined([*row, coefficient], [*parts, bent]))
-        return images
-
-    def adjoint(U: Tensor) -> Tensor:
-        images = torch.empty_like(U)
-        parts = U.tensor_split(count)
-        outs = images.tensor_split(count)
-        for out, column in zip(outs, transposed, strict=True):
-            out.copy_(_combined(column, parts))
-        outs[0].add_(hessian(clipped(_combined(by_gradient, parts))))
-        return images
-
-    return apply, adjoint
-
-
-def _combined(coefficients: Sequence[Coefficient], parts: Sequence[Tensor]) -> Tensor:
-    """Sum coefficient times part."""
-    total = torch.zeros_like(parts[0])
-    for coefficient, part in zip(coefficients, parts, strict=True):
-        if isinstance(coefficient, Tensor):
-            total.addcmul_(coefficient, part)
-        elif coefficient is not None:
-            total.add_(part, alpha=coefficient)
-    return total

@@ -1,7 +1,7 @@
-"""A linearization as a scipy LinearOperator that multiplies torch tensors on their device.
+"""A linear map as a scipy LinearOperator that multiplies torch tensors on their device.
 
-This package knows nothing of losses and maps: they hand it a `Linearization` (how to multiply), and it gives
-what users hold (the scipy contract, blocks by name, dense assembly, checks of what goes in and comes out).
+This package knows nothing of losses and maps: they hand it a `LinearMap` (how to multiply), and it gives
+what users hold (the scipy contract, algebra, blocks by name, dense assembly, checks of what goes in and comes out).
 """
 
 from jvp_ops.operators._compare import product_error as product_error
@@ -9,9 +9,10 @@ from jvp_ops.operators._compare import symmetry_error as symmetry_error
 from jvp_ops.operators._kinds import GaussNewtonOperator as GaussNewtonOperator
 from jvp_ops.operators._kinds import HessianOperator as HessianOperator
 from jvp_ops.operators._kinds import JacobianOperator as JacobianOperator
-from jvp_ops.operators._linearization import Affine as Affine
-from jvp_ops.operators._linearization import Linearization as Linearization
-from jvp_ops.operators._linearization import Panels as Panels
-from jvp_ops.operators._phase_space import Coupling as Coupling
-from jvp_ops.operators._phase_space import PhaseSpace as PhaseSpace
+from jvp_ops.operators._make import as_operator as as_operator
+from jvp_ops.operators._make import dense as dense
+from jvp_ops.operators._make import diagonal_operator as diagonal_operator
+from jvp_ops.operators._make import identity as identity
+from jvp_ops.operators._tensor_operator import Affine as Affine
+from jvp_ops.operators._tensor_operator import PhaseSpace as PhaseSpace
 from jvp_ops.operators._tensor_operator import TensorOperator as TensorOperator

@@ -16,7 +16,7 @@ from torch import Tensor
 from jvp_ops._checks import check_finite, numpy_dtype
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._progress import progress_bar
-from jvp_ops.operators._linearization import Linearization, Panels
+from jvp_ops.linear import LinearMap, Panels, no_adjoint
 from jvp_ops.operators._mirror import AsymmetryError, Mirror
 from jvp_ops.store import MatrixFile
 
@@ -68,20 +68,18 @@ class _InFile:
         return torch.from_numpy(self._file.columns(before, first, last)).to(self._like)
 
 
-def assemble(
-    linearization: Linearization, *, dtype: torch.dtype, max_memory: int | str | None, progress: bool
-) -> Tensor:
+def assemble(linear: LinearMap, *, dtype: torch.dtype, max_memory: int | str | None, progress: bool) -> Tensor:
     """Assemble the matrix in memory, on the operator's device."""
-    rows, columns = linearization.rows.size, linearization.columns.size
+    rows, columns = linear.rows.size, linear.columns.size
     item = dtype.itemsize
-    _check_memory(linearization, rows * columns * item, max_memory, f"a dense {rows} × {columns} matrix")
-    matrix = torch.empty(rows, columns, dtype=dtype, device=linearization.device)
-    _write(linearization, _InMemory(matrix), row_blocks(linearization), progress=progress)
+    _check_memory(linear, rows * columns * item, max_memory, f"a dense {rows} × {columns} matrix")
+    matrix = torch.empty(rows, columns, dtype=dtype, device=linear.device)
+    _write(linear, _InMemory(matrix), row_blocks(linear), progress=progress)
     return matrix
 
 
 def assemble_into(
-    linearization: Linearization,
+    linear: LinearMap,
     path: str | Path,
     *,
     dtype: torch.dtype,
@@ -92,25 +90,25 @@ def assemble_into(
     resume: bool,
 ) -> "np.memmap[tuple[int, int], np.dtype[np.floating]]":
     """Assemble the matrix into an ``.npy`` file and return it as a read-only memory map."""
-    shape = (linearization.rows.size, linearization.columns.size)
-    _check_memory(linearization, 0, max_memory, f"a row block of a {shape[0]} × {shape[1]} matrix")
+    shape = (linear.rows.size, linear.columns.size)
+    _check_memory(linear, 0, max_memory, f"a row block of a {shape[0]} × {shape[1]} matrix")
     file = MatrixFile(
         path,
         shape=shape,
         dtype=numpy_dtype(dtype),
-        blocks=row_blocks(linearization),
+        blocks=row_blocks(linear),
         fingerprint=fingerprint,
         circumstances={
             "threads": torch.get_num_threads(),
-            "device": linearization.device.type,
+            "device": linear.device.type,
             "torch": torch.__version__,
         },
         probe=probe,
         resume=resume,
     )
     try:
-        like = torch.empty(0, dtype=dtype, device=linearization.device)
-        _write(linearization, _InFile(file, like), file.missing(), progress=progress)
+        like = torch.empty(0, dtype=dtype, device=linear.device)
+        _write(linear, _InFile(file, like), file.missing(), progress=progress)
         whole = file.finish()
     except AsymmetryError:
         file.discard()  # what was written before it was found out is not to be resumed
@@ -120,11 +118,11 @@ def assemble_into(
     return np.load(whole, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def row_blocks(linearization: Linearization) -> RowBlocks:
+def row_blocks(linear: LinearMap) -> RowBlocks:
     """Divide the rows into blocks of bounded size; where there are panels, at their boundaries."""
-    rows, item = linearization.rows.size, linearization.dtype.itemsize
-    most = max(1, BLOCK_BYTES // max(linearization.columns.size * item, 1))
-    panels = linearization.panels
+    rows, item = linear.rows.size, linear.dtype.itemsize
+    most = max(1, BLOCK_BYTES // max(linear.columns.size * item, 1))
+    panels = linear.panels
     if panels is None:
         return _divide(0, rows, most)
     return _divide(0, panels.size, max(most // panels.unit, 1) * panels.unit) + _divide(panels.size, rows, most)
@@ -134,32 +132,32 @@ def _divide(start: int, stop: int, most: int) -> RowBlocks:
     return [(first, min(first + most, stop)) for first in range(start, stop, most)]
 
 
-def _check_memory(linearization: Linearization, matrix: int, max_memory: int | str | None, what: str) -> None:
+def _check_memory(linear: LinearMap, matrix: int, max_memory: int | str | None, what: str) -> None:
     """Refuse before anything is taken: the matrix, a row block or two, and what panels or products work on."""
-    item = linearization.dtype.itemsize
-    rows, columns = linearization.rows.size, linearization.columns.size
+    item = linear.dtype.itemsize
+    rows, columns = linear.rows.size, linear.columns.size
     working = min(WIDEST, rows) * (rows + columns) * item + 2 * min(BLOCK_BYTES, rows * columns * item)
-    if linearization.panels is None and _by_columns(linearization):
+    if linear.panels is None and _by_columns(linear):
         working += rows * columns * item
-    if linearization.panels is not None:
-        working += linearization.panels.needed + rows * (rows - linearization.panels.size) * item
-    budget = resolve_budget(max_memory, linearization.device)
+    if linear.panels is not None:
+        working += linear.panels.needed + rows * (rows - linear.panels.size) * item
+    budget = resolve_budget(max_memory, linear.device)
     remedy = "take one block, raise max_memory, write it to a file (out=), or use jvp_ops.eigenpairs"
     require(matrix + working, budget, f"{what} with what it takes to assemble it", remedy)
 
 
-def _write(linearization: Linearization, target: Target, blocks: RowBlocks, *, progress: bool) -> None:
+def _write(linear: LinearMap, target: Target, blocks: RowBlocks, *, progress: bool) -> None:
     if not blocks:
         return
-    panels = linearization.panels
-    work = [(stop - start) * (linearization.columns.size - (start if panels else 0)) for start, stop in blocks]
+    panels = linear.panels
+    work = [(stop - start) * (linear.columns.size - (start if panels else 0)) for start, stop in blocks]
     with progress_bar(sum(work), show=progress, description="dense", unit="entry") as bar:
         if panels is not None:
-            fill = _symmetric_rows(linearization, panels, target)
-        elif _by_columns(linearization):
-            fill = _column_rows(linearization)
+            fill = _symmetric_rows(linear, panels, target)
+        elif _by_columns(linear):
+            fill = _column_rows(linear)
         else:
-            fill = _product_rows(linearization, target)
+            fill = _product_rows(linear, target)
         for (start, stop), amount in zip(blocks, work, strict=True):
             block = target.rows(start, stop)
             fill(start, stop, block)
@@ -168,17 +166,19 @@ def _write(linearization: Linearization, target: Target, blocks: RowBlocks, *, p
             bar.update(amount)
 
 
-def _by_columns(linearization: Linearization) -> bool:
-    """Say whether unit vectors for the columns serve: fewer of them, and all their images can be held at once."""
-    rows, columns = linearization.rows.size, linearization.columns.size
+def _by_columns(linear: LinearMap) -> bool:
+    """Say whether unit vectors for the columns serve: no others do, or they are fewer, and their images fit."""
+    rows, columns = linear.rows.size, linear.columns.size
+    if linear.adjoint is no_adjoint:
+        return True
     return columns < rows and rows * columns * 8 <= MOST_HELD
 
 
-def _column_rows(linearization: Linearization) -> Fill:
-    rows, columns = linearization.rows.size, linearization.columns.size
-    images = torch.empty(rows, columns, dtype=linearization.dtype, device=linearization.device)
-    for first, directions in unit_vectors(linearization, columns, 0, columns):
-        images[:, first : first + directions.shape[1]] = linearization.apply(directions)
+def _column_rows(linear: LinearMap) -> Fill:
+    rows, columns = linear.rows.size, linear.columns.size
+    images = torch.empty(rows, columns, dtype=linear.dtype, device=linear.device)
+    for first, directions in unit_vectors(linear, columns, 0, columns):
+        images[:, first : first + directions.shape[1]] = linear.apply(directions)
 
     def fill(start: int, stop: int, block: Tensor) -> None:
         block.copy_(images[start:stop])
@@ -186,14 +186,14 @@ def _column_rows(linearization: Linearization) -> Fill:
     return fill
 
 
-def _product_rows(linearization: Linearization, target: Target) -> Fill:
+def _product_rows(linear: LinearMap, target: Target) -> Fill:
     """Multiply unit vectors for the rows; a symmetric matrix is made exactly so from what stands above."""
-    mirror = Mirror(linearization.dtype)
+    mirror = Mirror(linear.dtype)
 
     def fill(start: int, stop: int, block: Tensor) -> None:
-        for first, directions in unit_vectors(linearization, linearization.rows.size, start, stop):
-            block[first - start : first - start + directions.shape[1]] = linearization.adjoint(directions).mT
-        if linearization.symmetric:
+        for first, directions in unit_vectors(linear, linear.rows.size, start, stop):
+            block[first - start : first - start + directions.shape[1]] = linear.adjoint(directions).mT
+        if linear.symmetric:
             check_finite(block, f"the block of rows {start} to {stop}")
             above, corner = target.columns(start, start, stop).mT, block[:, start:stop]
             mirror.see(block)
@@ -205,14 +205,14 @@ def _product_rows(linearization: Linearization, target: Target) -> Fill:
     return fill
 
 
-def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target) -> Fill:
+def _symmetric_rows(linear: LinearMap, panels: Panels, target: Target) -> Fill:
     """Join what stands above (read back, transposed), the panel, and the few columns beside the panels."""
-    size, n = panels.size, linearization.rows.size
+    size, n = panels.size, linear.rows.size
     panel = panels.prepare()
-    beside = torch.empty(n, n - size, dtype=linearization.dtype, device=linearization.device)
-    for first, directions in unit_vectors(linearization, n, size, n):
-        beside[:, first - size : first - size + directions.shape[1]] = linearization.apply(directions)
-    corner, mirror = beside[size:], Mirror(linearization.dtype)
+    beside = torch.empty(n, n - size, dtype=linear.dtype, device=linear.device)
+    for first, directions in unit_vectors(linear, n, size, n):
+        beside[:, first - size : first - size + directions.shape[1]] = linear.apply(directions)
+    corner, mirror = beside[size:], Mirror(linear.dtype)
     mirror.see(beside)
     mirror.compare(corner, corner.mT, size, size)
     beside[size:] = (corner + corner.mT) / 2  # as exactly symmetric as the rest
@@ -228,10 +228,10 @@ def _symmetric_rows(linearization: Linearization, panels: Panels, target: Target
     return fill
 
 
-def unit_vectors(linearization: Linearization, size: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+def unit_vectors(linear: LinearMap, size: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
     """Go through the unit vectors `start` to `stop` of length `size`, a few at a time, as columns."""
     for first in range(start, stop, WIDEST):
         count = min(WIDEST, stop - first)
-        directions = torch.zeros(size, count, dtype=linearization.dtype, device=linearization.device)
+        directions = torch.zeros(size, count, dtype=linear.dtype, device=linear.device)
         directions[first : first + count].fill_diagonal_(1)
         yield first, directions

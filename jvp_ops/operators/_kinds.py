@@ -1,16 +1,8 @@
 """The operators that users meet, told apart by what they are the derivative of."""
 
+from typing import ClassVar
+
 from jvp_ops.operators._tensor_operator import TensorOperator
-
-
-class JacobianOperator(TensorOperator):
-    """The Jacobian Df(θ) of a map f: θ → θ'; ``map.jacobian(theta)`` makes it.
-
-    For gradient descent Df = (1 − αω) I − α H, symmetric, and each product is one Hessian-vector product formed
-    in the operator's dtype; `affine` then tells H. For other optimizers, whose state is more than θ (its parts are
-    the groups ``theta``, ``v``, …), and for a general map, ``apply`` is the jvp and ``apply_adjoint`` the vjp, which
-    differ. All else is as in `TensorOperator`.
-    """
 
 
 class HessianOperator(TensorOperator):
@@ -31,3 +23,15 @@ class GaussNewtonOperator(TensorOperator):
     N. N. Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural
     Computation 14 (2002).
     """
+
+
+class JacobianOperator(TensorOperator):
+    """The Jacobian Df(θ) of a map f: θ → θ'; ``map.jacobian(theta)`` makes it.
+
+    For gradient descent Df = (1 − αω) I − α H, symmetric, and each product is one Hessian-vector product formed
+    in the operator's dtype; `affine` then tells H. For other optimizers, whose state is more than θ (its parts are
+    the groups ``theta``, ``v``, …), and for a general map, ``apply`` is the jvp and ``apply_adjoint`` the vjp, which
+    differ. All else is as in `TensorOperator`.
+    """
+
+    _base_kind: ClassVar[type[TensorOperator]] = HessianOperator

@@ -1,39 +1,71 @@
-"""The scipy LinearOperator contract over torch products."""
+"""A linear map as users hold it: checked products, blocks by name, dense assembly."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from math import prod
-from numbers import Real
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from jvp_ops._checks import check_finite, check_tensor, numpy_dtype, resolve_dtype
 from jvp_ops._random import generator, normal
 from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.linear import (
+    Apply,
+    Coupled,
+    Coupling,
+    LinearMap,
+    Shifted,
+    block_of,
+    no_adjoint,
+    numbers_of,
+    selection_of,
+    transposed,
+)
+from jvp_ops.operators._contract import ScipyContract
 from jvp_ops.operators._dense import assemble, assemble_into
-from jvp_ops.operators._linearization import Affine, Linearization, Product, block_of, numbers_of, selection_of
-from jvp_ops.operators._phase_space import PhaseSpace
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import fingerprint
 
 Selection = str | Sequence[str] | slice | Sequence[int] | Tensor | None
 
 
-class TensorOperator(LinearOperator):  # type: ignore[misc]
+@dataclass(frozen=True)
+class Affine:
+    """The identity A = shift·I + scale·B between an operator A and a symmetric `base` B."""
+
+    shift: float
+    scale: float
+    base: "TensorOperator"
+
+
+@dataclass(frozen=True)
+class PhaseSpace:
+    """The identity Df = A ⊗ I + b e₁ᵀ ⊗ H between an operator on (θ, v) and a symmetric `base` H on θ."""
+
+    coupling: Coupling
+    base: "TensorOperator"
+
+
+class TensorOperator(ScipyContract):
     """A scipy LinearOperator whose products are torch products on a device.
 
     ``A @ x`` and scipy's solvers take numpy arrays; ``A @ tensor``, `apply` and `apply_adjoint` take torch
-    tensors and stay on the device. Numbers from scipy are converted to the operator's own dtype, which is the
-    dtype it computes in, so ``2.0 * A`` of a float32 operator is float32.
+    tensors and stay on the device. ``A @ V`` takes tensors of shape (columns,) and (…, columns, m), and tensors of the
+    parameters' shapes (or with one more axis, for m directions) by name in a dict or in order in a list; the image
+    comes back as V came. Numbers from scipy are converted to the operator's own dtype, which is the dtype it
+    computes in.
+
+    ``A + B``, ``A - B``, ``2 * A``, ``A / 2``, ``-A``, ``A @ B``, ``A ** 2`` and ``A.shifted(c)`` of operators like
+    this one are again operators like this one, in their dtype and on their device, each of which counts its own
+    products; they are symmetric where that follows (``A.T @ A``, ``D @ H @ D``). Layouts that have names must be the
+    same where operators meet. With any other operator of scipy's, or a complex factor, the result is scipy's.
 
     Parameters
     ----------
-    linearization : Linearization
+    linear : LinearMap
         The products and what is known of them.
 
     Attributes
@@ -63,38 +95,38 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     tensor([2., 1.], dtype=torch.float64)
     """
 
-    args: tuple[LinearOperator, ...] = ()  # scipy's attribute: the operands of a sum or product, which this is not
+    _base_kind: ClassVar["type[TensorOperator] | None"] = None  # what the base of a composed one is, if it is told
+    _original: "TensorOperator | None" = None  # that this is the transpose of
 
-    def __init__(self, linearization: Linearization) -> None:
-        self.linearization = linearization
+    def __init__(self, linear: LinearMap) -> None:
+        self.linear = linear
         self._products = [0]  # a list, so that a transpose counts with its original
-        shape = (linearization.rows.size, linearization.columns.size)
-        super().__init__(numpy_dtype(linearization.dtype), shape)
+        super().__init__(numpy_dtype(linear.dtype), (linear.rows.size, linear.columns.size))
 
     @property
     def rows(self) -> Parameters:
         """What the rows stand for."""
-        return self.linearization.rows
+        return self.linear.rows
 
     @property
     def columns(self) -> Parameters:
         """What the columns stand for."""
-        return self.linearization.columns
+        return self.linear.columns
 
     @property
     def symmetric(self) -> bool:
         """Whether A = Aᵀ."""
-        return self.linearization.symmetric
+        return self.linear.symmetric
 
     @property
     def device(self) -> torch.device:
         """Where the products are computed."""
-        return self.linearization.device
+        return self.linear.device
 
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype that the products are computed in."""
-        return self.linearization.dtype
+        return self.linear.dtype
 
     @property
     def products(self) -> int:
@@ -103,20 +135,38 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
 
     @property
     def affine(self) -> Affine | None:
-        """The identity A = shift·I + scale·base, where there is one."""
-        return self.linearization.affine
+        """The identity A = shift·I + scale·base of a Jacobian and a symmetric `base`, where there is one."""
+        form = self.linear.structure
+        if not isinstance(form, Shifted) or not form.base.symmetric or self._base is None:
+            return None
+        return Affine(form.shift, form.scale, self._base)
 
     @property
     def phase_space(self) -> PhaseSpace | None:
-        """The identity A = (2 × 2 numbers) ⊗ I + b e₁ᵀ ⊗ base, where there is one."""
-        return self.linearization.phase_space
+        """The identity A = (2 × 2 numbers) ⊗ I + b e₁ᵀ ⊗ base of a Jacobian, where there is one."""
+        form = self.linear.structure
+        if not isinstance(form, Coupled) or form.coupling is None or self._base is None:
+            return None
+        return PhaseSpace(form.coupling, self._base)
+
+    @cached_property
+    def _base(self) -> "TensorOperator | None":
+        """The operator that this one is composed around, always the same one, which counts its own products."""
+        return None if self._base_kind is None else self._base_kind(self.linear.structure.base)
+
+    def in_float64(self) -> "TensorOperator | None":
+        """Make the same operator computed in float64, from the same state; None where there is none."""
+        if self._original is not None:
+            wide = self._original.in_float64()
+            return None if wide is None else wide.T
+        return None if self.linear.in_float64 is None else type(self)(self.linear.in_float64())
 
     def identity(self) -> dict[str, Any]:
         """All that the operator depends on, as a JSON-able dict: what its fingerprint is made of."""
-        return {"operator": type(self).__name__, **self.linearization.identity()}
+        return {"operator": type(self).__name__, **self.linear.identity()}
 
     def apply(self, V: Tensor) -> Tensor:
-        """Multiply: A V.
+        """Multiply: A V. ``A @ V`` takes more: see `TensorOperator`.
 
         Parameters
         ----------
@@ -134,20 +184,20 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         NonFiniteError
             NaN or Inf in V or in the product.
         """
-        return self._product(self.linearization.apply, V, self.shape[1])
+        return self._product(self.linear.apply, V, self.shape[1])
 
     def apply_adjoint(self, U: Tensor) -> Tensor:
         """Multiply by the transpose: Aᵀ U, for U of shape (rows,) or (rows, m); otherwise as `apply`."""
-        return self._product(self.linearization.adjoint, U, self.shape[0])
+        return self._product(self.linear.adjoint, U, self.shape[0])
 
-    def _product(self, product: Product, V: Tensor, size: int) -> Tensor:
+    def _product(self, product: Apply, V: Tensor, size: int) -> Tensor:
         V = check_tensor(V, "the direction", rows=size, dtype=self.torch_dtype, device=self.device)
         wide = V if V.ndim == 2 else V[:, None]
         if wide.shape[1] == 0:
             return V.new_zeros(self.shape[0] + self.shape[1] - size, 0)
         first = self.products + 1
         with torch.inference_mode(False), torch.no_grad():
-            result = product(wide.clone() if wide.is_inference() else wide)
+            result: Tensor = product(wide.clone() if wide.is_inference() else wide)
         self._products[0] += wide.shape[1]
         if not bool(torch.isfinite(wide).all() & torch.isfinite(result).all()):  # one wait for the device
             check_finite(V, "the direction")
@@ -169,7 +219,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         InputError
             A name matches nothing; the message lists the names.
         """
-        return type(self)(block_of(self.linearization, rows, columns))
+        return type(self)(block_of(self.linear, rows, columns))
 
     def dense(
         self,
@@ -232,7 +282,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         if resume and out is None:
             raise InputError("resume=True goes on with a file, but no out= names one")
         stored = self.torch_dtype if dtype is None else resolve_dtype(dtype)
-        counted = replace(self.linearization, apply=self.apply, adjoint=self.apply_adjoint)
+        adjoint = no_adjoint if self.linear.adjoint is no_adjoint else self.apply_adjoint
+        counted = replace(self.linear, apply=self.apply, adjoint=adjoint)
         with torch.inference_mode(False), torch.no_grad():
             if out is None:
                 return assemble(counted, dtype=stored, max_memory=max_memory, progress=progress)
@@ -251,7 +302,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         """Compute four numbers from a product with a fixed direction: they see what no fingerprint does."""
         random = generator(0)
         v = normal(random, self.shape[1], dtype=self.torch_dtype, device=self.device)
-        image = self.linearization.apply(v[:, None])[:, 0].double()
+        image = self.linear.apply(v[:, None])[:, 0].double()
         return [float(part.sum()) for part in torch.tensor_split(image, 4)]
 
     def part(self, rows: Selection = None, cols: Selection = None) -> "TensorOperator":
@@ -265,122 +316,27 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             side.index(chosen, self.device) if _are_names(chosen) else numbers_of(chosen, side.size, name, self.device)  # type: ignore[arg-type]
             for side, chosen, name in sides
         ]
-        return TensorOperator(selection_of(self.linearization, *numbers))
-
-    # --- scipy's side: numpy arrays in, numpy arrays out -------------------------------------------------------
-
-    def _numpy(self, product: Product, x: Any, size: int) -> Any:
-        x = np.asarray(x)
-        if np.iscomplexobj(x):
-            return self._numpy(product, x.real, size) + 1j * self._numpy(product, x.imag, size)
-        values = torch.from_numpy(np.array(x, dtype=self.dtype)).to(self.device)
-        return self._product(product, values, size).cpu().numpy()
-
-    def _along_last_axis(self, product: Product, x: Any, size: int) -> Any:
-        """Serve scipy ≤ 1.17, which hands (n,) or (n, 1), and ≥ 1.18, which hands (..., n), any of them 0."""
-        x = np.asarray(x)
-        if x.ndim == 1 or x.shape == (size, 1):
-            return self._numpy(product, x, size)
-        batch = x.shape[:-1]
-        image = self._numpy(product, x.reshape(prod(batch), size).T, size)
-        return image.T.reshape(*batch, len(image))
-
-    def _along_rows(self, product: Product, X: Any, size: int) -> Any:
-        X = np.asarray(X)
-        if X.ndim == 2:
-            return self._numpy(product, X, size)
-        stacked = np.moveaxis(X, -2, 0)
-        image = self._numpy(product, stacked.reshape(size, prod(stacked.shape[1:])), size)
-        return np.moveaxis(image.reshape(len(image), *stacked.shape[1:]), 0, -2)
-
-    def _matvec(self, x: Any) -> Any:
-        return self._along_last_axis(self.linearization.apply, x, self.shape[1])
-
-    def _rmatvec(self, x: Any) -> Any:
-        return self._along_last_axis(self.linearization.adjoint, x, self.shape[0])
-
-    def _matmat(self, X: Any) -> Any:
-        return self._along_rows(self.linearization.apply, X, self.shape[1])
-
-    def _rmatmat(self, X: Any) -> Any:
-        return self._along_rows(self.linearization.adjoint, X, self.shape[0])
+        return TensorOperator(selection_of(self.linear, *numbers))
 
     def _adjoint(self) -> "TensorOperator":
-        return self if self.symmetric else _TransposedOperator(self)
+        if self.symmetric:
+            return self
+        if self._original is None:
+            made = self._composed(transposed(self.linear), recipe="_adjoint")
+            made._original, made._products = self, self._products
+            return made
+        return self._original
 
     def _transpose(self) -> "TensorOperator":
         return self._adjoint()
 
-    # --- scipy's algebra stays scipy's: only tensors and real numbers are met before it ------------------------
-
-    def matvec(self, x: Any) -> Any:
-        """Multiply a numpy vector, or a torch tensor on the device."""
-        return self.apply(x) if isinstance(x, Tensor) else super().matvec(x)
-
-    def rmatvec(self, x: Any) -> Any:
-        """Multiply a numpy vector, or a torch tensor on the device, by the transpose."""
-        return self.apply_adjoint(x) if isinstance(x, Tensor) else super().rmatvec(x)
-
-    def matmat(self, X: Any) -> Any:
-        """Multiply the columns of a numpy array, or of a torch tensor on the device."""
-        return self.apply(X) if isinstance(X, Tensor) else super().matmat(X)
-
-    def rmatmat(self, X: Any) -> Any:
-        """Multiply the columns of a numpy array, or of a torch tensor on the device, by the transpose."""
-        return self.apply_adjoint(X) if isinstance(X, Tensor) else super().rmatmat(X)
-
-    def dot(self, x: Any) -> Any:
-        """Multiply an array, a tensor, a number or another operator."""
-        return self.apply(x) if isinstance(x, Tensor) else super().dot(self._in_own_dtype(x))
-
-    def __rmul__(self, x: Any) -> Any:
-        if isinstance(x, Tensor):
-            return self.apply_adjoint(x.mT if x.ndim == 2 else x).mT if x.ndim == 2 else self.apply_adjoint(x)
-        return super().__rmul__(self._in_own_dtype(x))
-
-    def __truediv__(self, x: Any) -> Any:
-        if isinstance(x, Real) and x == 0:
-            raise InputError("an operator cannot be divided by zero")
-        return super().__truediv__(self._in_own_dtype(x))
-
-    def __neg__(self) -> Any:
-        return self * -1
-
-    def _in_own_dtype(self, x: Any) -> Any:
-        """Keep real factors in the operator's dtype: numpy's promotion would claim a precision it does not have."""
-        return self.dtype.type(x) if isinstance(x, Real) else x
+    def _composed(self, linear: LinearMap, *operands: Any, recipe: str) -> "TensorOperator":
+        made = TensorOperator(linear)
+        made.args = tuple(operand for operand in operands if recipe != "shifted")
+        return made
 
 
 def _are_names(chosen: Selection) -> bool:
     if isinstance(chosen, str):
         return True
     return isinstance(chosen, Sequence) and len(chosen) > 0 and all(isinstance(name, str) for name in chosen)
-
-
-class _TransposedOperator(TensorOperator):
-    """Aᵀ of a non-symmetric A: products and their count go to A."""
-
-    def __init__(self, original: TensorOperator) -> None:
-        whole = original.linearization
-        super().__init__(
-            Linearization(
-                apply=whole.adjoint,
-                adjoint=whole.apply,
-                rows=whole.columns,
-                columns=whole.rows,
-                dtype=whole.dtype,
-                device=whole.device,
-                symmetric=False,
-                identity=lambda: {"transpose of": original.identity()},
-                in_float64=None if whole.in_float64 is None else lambda: whole.in_float64().T,  # type: ignore[misc]
-            )
-        )
-
-        self._original = original
-        self._products = original._products
-
-    def block(self, rows: str | Sequence[str], columns: str | Sequence[str]) -> Any:
-        return self._original.block(columns, rows).T
-
-    def _adjoint(self) -> TensorOperator:
-        return self._original

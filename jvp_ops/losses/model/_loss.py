@@ -13,6 +13,7 @@ from jvp_ops._differences import UNCHECKED, somewhere_near
 from jvp_ops._memory import parse_bytes
 from jvp_ops._random import Rng
 from jvp_ops.errors import InputError
+from jvp_ops.linear import LinearMap
 from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
@@ -36,7 +37,7 @@ from jvp_ops.losses.model._regularization import Regularization, Regularizer
 from jvp_ops.losses.model._streaming import Builder
 from jvp_ops.losses.model._total import Graph, Total
 from jvp_ops.losses.model._verify import Probe, check_gauss_newton, check_hessian
-from jvp_ops.operators import GaussNewtonOperator, HessianOperator, Linearization
+from jvp_ops.operators import GaussNewtonOperator, HessianOperator
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import callable_identity, module_identity, sha256_of
 
@@ -325,14 +326,14 @@ class ModelLoss:
                 refuse_linear()
         return part
 
-    def _linearize(self, theta: Tensor, kind: str, graph: Graph) -> Linearization:
+    def _linearize(self, theta: Tensor, kind: str, graph: Graph) -> LinearMap:
         with torch.inference_mode(False):
             frozen = theta.detach().clone()
 
-        def in_float64() -> Any:
-            return getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64))
+        def in_float64() -> LinearMap:
+            return getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64)).linear  # type: ignore[no-any-return]
 
-        return Linearization.symmetric_of(
+        return LinearMap.symmetric_of(
             self._total.linearize(frozen, graph),
             self.parameters,
             self.dtype,

@@ -1,13 +1,9 @@
-"""An operator on (θ, v) that is four numbers beside a Hessian: its spectrum follows from the Hessian's."""
+"""A map on (θ, v) that is four numbers beside a Hessian: its spectrum follows from the Hessian's."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-if TYPE_CHECKING:
-    from jvp_ops.operators._tensor_operator import TensorOperator
 
 
 @dataclass(frozen=True)
@@ -90,14 +86,6 @@ class Coupling:
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = np.maximum(1, np.abs(values) / np.where(gap > 0, gap, np.nan))  # rounding in the root formula
         return np.asarray(np.where(told, reach + last_place * spread, np.nan))
-
-
-@dataclass(frozen=True)
-class PhaseSpace:
-    """The identity Df = A ⊗ I + b e₁ᵀ ⊗ H between an operator on (θ, v) and a symmetric `base` H on θ."""
-
-    coupling: Coupling
-    base: "TensorOperator"
 
 
 def roots(trace: NDArray[np.float64], product: NDArray[np.float64]) -> NDArray[np.complex128]:
