@@ -200,7 +200,7 @@ def add_columns(product: Callable[[Tensor], Tensor], V: Tensor, total: Tensor) -
     on convolutions and no faster on attention, and take m times the memory.
     """
     for column in range(V.shape[1]):
-        total[:, column] += product(V[:, column])
+        total.select(1, column).add_(product(V.select(1, column)))
 
 
 def by_columns(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -1,5 +1,6 @@
 """Checks of what comes in, each with a message that says what was given, expected, and what to do."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -115,6 +116,16 @@ def check_finite(value: Tensor, name: str) -> None:
         raise NonFiniteError(
             f"{name} holds {int(bad.sum())} NaN or Inf of {value.numel()} entries; the first is at {place}"
         )
+
+
+def speaks_for(owner: object, name: str, others: Sequence[str]) -> bool:
+    """Say whether a method is of the class that the others are of: overridden ones are of another function than it."""
+    for kind in type(owner).__mro__:
+        if name in vars(kind):
+            return not set(others) & set(getattr(owner, "__dict__", {}))
+        if set(others) & set(vars(kind)):
+            return False
+    return False
 
 
 def check_second_derivatives(value: object) -> None:

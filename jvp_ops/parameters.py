@@ -140,7 +140,7 @@ class Parameters:
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Split a flat (n,) or (n, m) tensor into views of the parameters' shapes (then ×m)."""
-        return {e.name: flat[e.slice].reshape((*e.shape, *flat.shape[1:])) for e in self.entries}
+        return {e.name: flat.narrow(0, e.start, e.size).reshape((*e.shape, *flat.shape[1:])) for e in self.entries}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Join tensors of the parameters' shapes into one flat vector; the inverse of `unflatten`."""

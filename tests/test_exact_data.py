@@ -114,7 +114,7 @@ def test_the_float32_numbers_are_those_of_inputs_bit_for_bit(data, part):
     for other in (of_data, of_float64):
         assert other.parameters == of_inputs.parameters
         assert torch.equal(other.null_space().to_dense(), of_inputs.null_space().to_dense())
-        for mine, theirs in zip(other._chunks, of_inputs._chunks, strict=True):
+        for mine, theirs in zip(other._form.chunks, of_inputs._form.chunks, strict=True):
             assert mine.inputs.dtype == torch.float32
             for name in ("inputs", "live", "labels", "numbers"):
                 assert torch.equal(getattr(mine, name), getattr(theirs, name))
@@ -136,12 +136,13 @@ def test_inputs_that_vanish_in_float32_are_there_in_the_float64_twin():
 def test_numbers_that_float32_holds_are_kept_once():
     for inputs in (BYTES.inputs, BYTES.inputs.astype(np.float64), (BYTES.images.reshape(60, -1)).astype(np.int64)):
         for loss in (arrays_loss(inputs), arrays_loss(inputs).subset(INDEX), arrays_loss(inputs).to(dtype="float64")):
-            assert loss._data.exact is loss._data.chunks
-    assert arrays_loss(pixels(BYTES), dtype="float64")._data.exact[0].inputs.dtype == DOUBLE
-    of_bytes = digits_loss(dtype="float64")._data
-    assert {chunk.inputs.dtype for chunk in of_bytes.exact} == {torch.uint8}
+            pairs = zip(loss._samples.chunks, loss._form.chunks, strict=True)
+            assert all(kept.inputs is used.inputs for kept, used in pairs)
+    assert arrays_loss(pixels(BYTES), dtype="float64")._samples.chunks[0].inputs.dtype == DOUBLE
+    of_bytes = digits_loss(dtype="float64")._samples
+    assert {chunk.inputs.dtype for chunk in of_bytes.chunks} == {torch.uint8}
     rounded = arrays_loss(pixels(BYTES))
-    assert rounded.to(dtype="float32")._data.exact is rounded._data.exact
+    assert rounded.to(dtype="float32")._samples is rounded._samples
 
 
 def test_the_callers_float64_array_may_change_later():
@@ -165,7 +166,7 @@ def test_a_loss_on_another_device_still_has_the_data_as_given(device):
         assert distance(twin.hessian(theta.to(twin.device)).dense().cpu(), exact) < 1e-13
     assert all(
         torch.equal(mine.inputs.cpu(), theirs.inputs)
-        for mine, theirs in zip(loss._chunks, digits_loss()._chunks, strict=True)
+        for mine, theirs in zip(loss._form.chunks, digits_loss()._form.chunks, strict=True)
     )
 
 

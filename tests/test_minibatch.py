@@ -45,7 +45,7 @@ def test_a_subset_is_the_loss_made_of_those_samples(name, index):
 def test_a_subset_of_many_sparse_chunks_takes_the_right_samples():
     problem = TWO_LAYER["several sparse chunks"]
     loss, (X, t) = problem.loss(torch.float32), problem.data()
-    assert len(loss._chunks) > 3
+    assert len(loss._form.chunks) > 3
     index = torch.from_numpy(np.random.default_rng(0).permutation(5000)[:1500])
     fresh = jo.TwoLayerLoss(X[index], t[index], hidden=problem.hidden, classes=problem.classes)
     assert loss.subset(index).identity() == fresh.identity()

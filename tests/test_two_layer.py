@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jvp_ops as jo
-from jvp_ops.losses import _chunks
+from jvp_ops.losses.two_layer import _chunks
 
 NAMES = ("W1", "b1", "W2", "b2")
 
@@ -51,8 +51,8 @@ def test_products_are_those_of_autodiff_at_every_size_and_chunking(problem, most
     theta = problem.theta()
     with mock.patch.object(_chunks, "MOST_ROWS", most_rows):
         loss = problem.loss()
-    assert sum(len(chunk.labels) for chunk in loss._chunks) == problem.samples
-    assert all(len(chunk.labels) <= most_rows for chunk in loss._chunks)
+    assert sum(len(chunk.labels) for chunk in loss._form.chunks) == problem.samples
+    assert all(len(chunk.labels) <= most_rows for chunk in loss._form.chunks)
     assert within(loss.hessian(theta).dense(), problem.H(), 1e-12)
     assert within(loss.gauss_newton(theta).dense(), problem.G(), 1e-12)
 
@@ -95,7 +95,7 @@ def test_the_order_of_the_samples_does_not_matter(problem, seed):
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 def test_the_number_of_threads_does_not_matter(kind, threads):
     problem = TWO_LAYER["several sparse chunks"]
-    assert len(problem.loss()._chunks) > 2
+    assert len(problem.loss()._form.chunks) > 2
     A = getattr(problem.loss(), kind)(problem.theta())
     V = numbers(3, A.shape[1], 4)
     threads(1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import ceil
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ from jvp_ops.dynamics._frame import check_map, check_range
 from jvp_ops.dynamics._states import DiskStates, MemoryStates, States, stride_in_memory, stride_on_disk
 from jvp_ops.errors import DataError, InputError, NonFiniteError
 from jvp_ops.linear import LinearMap, product
+from jvp_ops.maps import Map, jacobian_identity, linearized
 from jvp_ops.maps._schedule import rates_identity
 from jvp_ops.operators import JacobianOperator
-
-if TYPE_CHECKING:
-    from jvp_ops.maps import Map
 
 
 class Orbit:
@@ -83,7 +81,7 @@ class Orbit:
 
     def __init__(
         self,
-        f: "Map",
+        f: Map,
         state: Tensor,
         steps: int,
         *,
@@ -257,10 +255,10 @@ def check_orbit(orbit: object) -> None:
         raise InputError(f"orbit must be an Orbit, not {type(orbit).__name__}: Orbit(f, state, steps) makes one")
 
 
-def probe(f: "Map", state: Tensor, step: int, V: Tensor) -> list[float]:
+def probe(f: Map, state: Tensor, step: int, V: Tensor) -> list[float]:
     """Compute a few numbers from a step and its Jacobian on V: they see what no fingerprint does."""
-    image = f(state, step) - state
-    moved = f.jacobian(state, step).apply(V)
+    after, jacobian = linearized(f, state, step)
+    image, moved = after - state, jacobian.apply(V)
     return [float(part.double().sum()) for part in (*image.tensor_split(2), *moved.flatten().tensor_split(4))]
 
 
@@ -274,8 +272,8 @@ def check_probe(found: list[float], expected: list[float], dtype: torch.dtype, c
         )
 
 
-def run_identity(f: "Map", state: Tensor, first: int, steps: int) -> dict[str, Any]:
+def run_identity(f: Map, state: Tensor, first: int, steps: int) -> dict[str, Any]:
     """Name a run by all that it depends on: the loss and data are known to the Jacobian, rates to each step."""
     rates = rates_identity(getattr(getattr(f, "optimizer", f), "lr", 0.0), range(first, first + steps))
-    start = {"from": f.jacobian(state, first).identity(), "first": first, "rates": rates}
+    start = {"from": jacobian_identity(f, state, first), "first": first, "rates": rates}
     return {"map": f.identity(), "dtype": str(f.dtype), **start}

@@ -1,6 +1,6 @@
 """A state and its tangent vectors, stepped together."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,7 @@ from jvp_ops._checks import check_state
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._frame import Frame, check_frame, check_map, orthonormal
 from jvp_ops.errors import InputError, NonFiniteError
-
-if TYPE_CHECKING:
-    from jvp_ops.maps import Map
+from jvp_ops.maps import Map, linearized
 
 
 class TangentSystem:
@@ -66,7 +64,7 @@ class TangentSystem:
     array([ 0.96242365, -0.96242365])
     """
 
-    def __init__(self, f: "Map", state: Tensor, vectors: int | Tensor, *, first: int = 0, rng: Rng = 0) -> None:
+    def __init__(self, f: Map, state: Tensor, vectors: int | Tensor, *, first: int = 0, rng: Rng = 0) -> None:
         if isinstance(first, bool) or not isinstance(first, int | np.integer) or first < 0:
             raise InputError(f"first must be an integer of at least 0, not {first!r}")
         check_map(f)
@@ -94,13 +92,13 @@ class TangentSystem:
         NonFiniteError
             NaN or Inf in the new state or vectors; the message says at which step, and all stays as it was.
         """
-        state = self.map(self.state, self.number)
+        state, jacobian = linearized(self.map, self.state, self.number)
         if not bool(torch.isfinite(state).all()):
             raise NonFiniteError(
                 f"the state became NaN or Inf at step {self.number}: the run diverges; a smaller lr may help"
             )
         try:
-            vectors = self.map.jacobian(self.state, self.number).apply(self.vectors)
+            vectors = jacobian.apply(self.vectors)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"the tangent vectors became NaN or Inf at step {self.number}, {self._since} steps after they were "

@@ -21,7 +21,7 @@ from jvp_ops.dynamics._orbit import check_probe, probe, run_identity
 from jvp_ops.dynamics._track_result import Tracking
 from jvp_ops.eigen import eigenpairs
 from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
-from jvp_ops.operators import HessianOperator
+from jvp_ops.losses import point_at
 from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint
 
 ENDS = ("LA", "SA", "LM", "BE")
@@ -248,13 +248,14 @@ class _Tracker:
         """Solve at the state, and add a row; False where Ctrl-C stopped the solve."""
         request, number = self.request, self.request["first"] + self.done
         theta, k = self.optimizer.theta(self.state), request["k"]
-        g = self.optimizer.loss.gradient(theta)
-        operator: HessianOperator
+        here = point_at(self.optimizer.loss, theta)
         if request["preconditioned"]:
-            operator = self.optimizer.curvature(self.state, number)
-            seen = g * self.optimizer.preconditioner(self.state, number).sqrt()
+            operator = self.optimizer.curvature(self.state, number, at=here)
+            g = here.gradient
+            seen = g * self.optimizer.preconditioner(self.state, number, at=here).sqrt()
         else:
-            operator, seen = self.optimizer.loss.hessian(theta), g
+            operator, g = here.hessian(), here.gradient
+            seen = g
         start = self.vectors if request["warm"] else None
         verify = start is None or len(self.table) % request["verify_every"] == 0
         try:
@@ -286,7 +287,7 @@ class _Tracker:
             "bounds": pairs.bounds,
             "converged": pairs.converged,
             "thresholds": self.optimizer.threshold(number),
-            "losses": float(self.optimizer.loss.value(theta)),
+            "losses": float(here.value),
             "gradient_norms": float(vector_norm(g.double())),
             "gradient_overlap": float(vector_norm(X.mT @ seen.double())) / length if length > 0 else np.nan,
             "continuity": np.nan if before is None else float((before.mT @ X).square().sum()) / k,

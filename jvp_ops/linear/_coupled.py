@@ -47,21 +47,14 @@ def coupled(inside: Sequence[Coefficients], gain: Coefficients, base: LinearMap,
     count, columns = len(gain), [list(column) for column in zip(*inside, strict=True)]
 
     def apply(V: Tensor) -> Tensor:
-        images = torch.empty_like(V)
-        parts = V.tensor_split(count)
+        parts = V.split(len(V) // count)
         bent = base.apply(parts[0].contiguous())
-        for out, row, coefficient in zip(images.tensor_split(count), inside, gain, strict=True):
-            out.copy_(_combined([*row, coefficient], [*parts, bent]))
-        return images
+        return torch.cat([_combined([*row, b], [*parts, bent]) for row, b in zip(inside, gain, strict=True)])
 
     def adjoint(U: Tensor) -> Tensor:
-        images = torch.empty_like(U)
-        parts = U.tensor_split(count)
-        outs = images.tensor_split(count)
-        for out, column in zip(outs, columns, strict=True):
-            out.copy_(_combined(column, parts))
-        outs[0].add_(base.adjoint(_combined(gain, parts)))
-        return images
+        parts = U.split(len(U) // count)
+        first, *others = (_combined(column, parts) for column in columns)
+        return torch.cat([first.add_(base.adjoint(_combined(gain, parts))), *others])
 
     def in_double(wide: LinearMap) -> LinearMap:
         return coupled([[_double(c) for c in row] for row in inside], [_double(c) for c in gain], wide, state)

@@ -22,7 +22,7 @@ def identity_map(parameters: Parameters, dtype: torch.dtype, device: torch.devic
 
 def diagonal(d: Tensor, parameters: Parameters) -> LinearMap:
     """Make the map v ↦ d v, entry by entry."""
-    column = d[:, None]
+    column = d.unsqueeze(1)
     return LinearMap.symmetric_of(
         lambda V: column * V,
         parameters,

@@ -24,14 +24,14 @@ def block_of(whole: LinearMap, rows: str | Sequence[str], columns: str | Sequenc
     if isinstance(form, Shifted) and diagonal and whole.rows == whole.columns:
         cut = shifted(block_of(form.base, *names), form.shift, form.scale)
     else:
-        cut = selection_of(whole, whole.rows.index(rows, whole.device), whole.columns.index(columns, whole.device))
+        numbers = whole.rows.index(rows, whole.device), whole.columns.index(columns, whole.device)
+        cut = selection_of(whole, *numbers, same=diagonal)
         panels = whole.panels
         leads = panels is not None and diagonal and any(p.start == 0 and p.size == panels.size for p in row_parameters)
         cut = replace(
             cut,
             rows=Parameters.of({p.name: p.shape for p in row_parameters}),
             columns=Parameters.of({p.name: p.shape for p in column_parameters}),
-            symmetric=whole.symmetric and diagonal,
             panels=panels if leads else None,
         )
     build = whole.in_float64
@@ -42,8 +42,8 @@ def block_of(whole: LinearMap, rows: str | Sequence[str], columns: str | Sequenc
     )
 
 
-def selection_of(whole: LinearMap, rows: Tensor, columns: Tensor) -> LinearMap:
-    """Cut the rows and columns of the given numbers out of a map."""
+def selection_of(whole: LinearMap, rows: Tensor, columns: Tensor, *, same: bool) -> LinearMap:
+    """Cut the rows and columns of the given numbers out of a map; `same` says whether they are the same numbers."""
 
     def cut(product: Apply, size: int, into: Tensor, out: Tensor) -> Apply:
         def apply(V: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ def selection_of(whole: LinearMap, rows: Tensor, columns: Tensor) -> LinearMap:
         adjoint=cut(whole.adjoint, whole.rows.size, rows, columns),
         rows=Parameters.of({"rows": (len(rows),)}),
         columns=Parameters.of({"columns": (len(columns),)}),
-        symmetric=whole.symmetric and torch.equal(rows, columns),
+        symmetric=whole.symmetric and same,
         identity=lambda: {"rows": sha256_of(rows), "columns": sha256_of(columns), "of": whole.identity()},
-        in_float64=None if build is None else lambda: selection_of(build(), rows, columns),
+        in_float64=None if build is None else lambda: selection_of(build(), rows, columns, same=same),
         panels=None,
         structure=None,
     )

@@ -23,6 +23,7 @@ from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap
+from jvp_ops.losses._point import Derivatives, Point
 from jvp_ops.operators import HessianOperator
 from jvp_ops.parameters import Parameters, layout
 from jvp_ops.store import callable_identity, sha256_of
@@ -94,24 +95,30 @@ class FunctionLoss:
         """Compute ∇L(θ), shape (n,)."""
         return self._gradient_of(self._checked(theta))
 
+    def at(self, theta: Tensor) -> Point:
+        """Take L at θ: value, gradient and Hessian from one recorded graph."""
+        with torch.inference_mode(False):
+            return Point(self, self._checked(theta).clone(), self._differentiate)
+
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Record the gradient's graph at θ once and return the Hessian ∇²L(θ) as an operator."""
-        with torch.inference_mode(False):
-            frozen = self._checked(theta).clone()
+        return self.at(theta).hessian()
+
+    def _differentiate(self, frozen: Tensor) -> Derivatives:
         if not self._checked_once:
             self._hold_against_differences(frozen)
-        leaf, slope = self._record(frozen)
-
-        return HessianOperator(
-            LinearMap.symmetric_of(
-                by_columns(lambda v: pull_back([slope], [leaf], [v])[0]),
-                self.parameters,
-                self.dtype,
-                self.device,
-                identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-                in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)).linear,
-                notes=self.notes,
-            )
+        leaf, value, slope = self._record(frozen)
+        linear = LinearMap.symmetric_of(
+            by_columns(lambda v: pull_back([slope], [leaf], [v])[0]),
+            self.parameters,
+            self.dtype,
+            self.device,
+            identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+            in_float64=lambda: self.to(dtype=torch.float64).hessian(frozen.to(torch.float64)).linear,
+            notes=self.notes,
+        )
+        return Derivatives(
+            value.detach, slope.detach, lambda: HessianOperator(linear), lambda: self.gauss_newton(frozen)
         )
 
     def gauss_newton(self, theta: Tensor) -> NoReturn:
@@ -147,8 +154,8 @@ class FunctionLoss:
     def _checked(self, theta: Tensor) -> Tensor:
         return check_state(theta, "theta", size=self.parameters.size, dtype=self.dtype, device=self.device)
 
-    def _record(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Record the gradient's graph; return the leaf and the gradient."""
+    def _record(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Record the gradient's graph; return the leaf, the value and the gradient."""
         with pinned(at.device, at.dtype):
             leaf = at.detach().clone().requires_grad_()
             value = self._call(leaf)
@@ -158,7 +165,7 @@ class FunctionLoss:
                     "is there a detach() or no_grad() in it? Inside it, take derivatives by torch.func.grad"
                 )
             with explained("the function cannot be differentiated"):
-                return leaf, gradients(value, [leaf], differentiable=True)[0]
+                return leaf, value, gradients(value, [leaf], differentiable=True)[0]
 
     def _value_of(self, at: Tensor) -> Tensor:
         with pinned(at.device, at.dtype):
@@ -177,7 +184,7 @@ class FunctionLoss:
 
         def check(at: Tensor) -> None:
             refuse_random(self._value_of, at)
-            leaf, slope = self._record(at)
+            leaf, _, slope = self._record(at)
             gradient = Function(self._gradient_of, at, layout, "the gradient")
             v = direction_at(at, [entry.size for entry in layout])
             bend = float(pull_back([slope], [leaf], [v])[0].norm() * v.norm())

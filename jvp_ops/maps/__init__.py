@@ -9,3 +9,5 @@ from jvp_ops.maps._minibatch import MinibatchSGD as MinibatchSGD
 from jvp_ops.maps._momentum import HeavyBall as HeavyBall
 from jvp_ops.maps._momentum import Nesterov as Nesterov
 from jvp_ops.maps._protocol import Map as Map
+from jvp_ops.maps._protocol import jacobian_identity as jacobian_identity
+from jvp_ops.maps._protocol import linearized as linearized

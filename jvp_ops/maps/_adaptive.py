@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jvp_ops._checks import finite_number
 from jvp_ops.errors import InputError, NonFiniteError
-from jvp_ops.losses import Loss
+from jvp_ops.losses import Loss, Point
 from jvp_ops.maps._clip import clip_to
 from jvp_ops.maps._optimizer import OptimizerMap
 from jvp_ops.maps._preconditioned import preconditioned
@@ -92,16 +92,17 @@ class RMSProp(OptimizerMap):
             weight_decay=finite_number(weight_decay, "weight_decay", least=0),
         )
 
-    def preconditioner(self, state: Tensor, step: int = 0) -> Tensor:
+    def preconditioner(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> Tensor:
         """Compute P = 1/(√v' + ε) of the step from a state, shape (p,), positive."""
         with torch.no_grad():
             theta, v = self._parts(self._checked(state))
-            g = clip_to(self.loss.gradient(theta), self.clip) + self.weight_decay * theta
+            g = clip_to(self._gradient(theta, at), self.clip) + self.weight_decay * theta
             return 1 / (_root(self.alpha * v + (1 - self.alpha) * g**2) + self.eps)
 
-    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+    def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make P^½ (H + ωI) P^½ of step number `step` as an operator."""
-        return preconditioned(super().curvature(state, step), self.preconditioner(state, step), self.weight_decay)
+        at = self.point(state, at)
+        return preconditioned(at.hessian(), self.preconditioner(state, step, at=at), self.weight_decay)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable: 2/α; infinite at α = 0."""
@@ -196,20 +197,21 @@ class Adam(OptimizerMap):
             weight_decay=finite_number(weight_decay, "weight_decay", least=0),
         )
 
-    def preconditioner(self, state: Tensor, step: int = 0) -> Tensor:
+    def preconditioner(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> Tensor:
         """Compute P of step number `step` from a state, θ' = θ − α P m', shape (p,), positive.
 
         P = 1/((1 − β₁ᵗ)(√(v'/(1 − β₂ᵗ)) + ε)) with t = step + 1 and v' that of after the step.
         """
         with torch.no_grad():
             theta, _, v = self._parts(self._checked(state))
-            g = self._with_decay(theta, clip_to(self.loss.gradient(theta), self.clip))
+            g = self._with_decay(theta, clip_to(self._gradient(theta, at), self.clip))
             return 1 / self._divisor(self.betas[1] * v + (1 - self.betas[1]) * g**2, checked_step(step))
 
-    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+    def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make P^½ (H + ωI) P^½ of step number `step` as an operator; without ω where it is decoupled."""
         decay = 0.0 if self._decoupled else self.weight_decay
-        return preconditioned(super().curvature(state, step), self.preconditioner(state, step), decay)
+        at = self.point(state, at)
+        return preconditioned(at.hessian(), self.preconditioner(state, step, at=at), decay)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable, v standing still.

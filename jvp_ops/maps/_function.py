@@ -104,6 +104,10 @@ class FunctionMap:
 
         ``apply`` is the jvp and ``apply_adjoint`` the vjp; each direction is one backward pass.
         """
+        return self.linearize(state, step)[1]
+
+    def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
+        """Compute f(state) and Df from one recorded graph."""
         with torch.inference_mode(False):
             frozen = self._checked(state).clone()
         if not self._checked_once:
@@ -111,21 +115,23 @@ class FunctionMap:
             in_float64_if_it_runs(lambda at: somewhere_near(self._hold_against_differences, at, sizes), frozen)
             self._checked_once = True
         leaf, image, push = self._record(frozen)
-
-        return JacobianOperator(
-            LinearMap(
-                apply=by_columns(lambda v: push([v])[0]),
-                adjoint=by_columns(lambda u: pull_back([image], [leaf], [u])[0]),
-                rows=self.parameters,
-                columns=self.parameters,
-                dtype=self.dtype,
-                device=self.device,
-                symmetric=False,
-                identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-                in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)).linear,
-                notes=self.notes,
-            )
+        linear = LinearMap(
+            apply=by_columns(lambda v: push([v])[0]),
+            adjoint=by_columns(lambda u: pull_back([image], [leaf], [u])[0]),
+            rows=self.parameters,
+            columns=self.parameters,
+            dtype=self.dtype,
+            device=self.device,
+            symmetric=False,
+            identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+            in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)).linear,
+            notes=self.notes,
         )
+        return image.detach().clone(), JacobianOperator(linear)
+
+    def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
+        """Name Df at a state as its operator does, without linearizing."""
+        return {"operator": "JacobianOperator", "at": sha256_of(self._checked(state)), **self.identity()}
 
     def identity(self) -> dict[str, Any]:
         """Name the map, as a JSON-able dict; of functions, their code and what they hold."""

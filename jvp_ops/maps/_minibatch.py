@@ -220,6 +220,14 @@ class MinibatchSGD:
         """Linearize step number `step` at a state and return Df; as the optimizer's own on that batch."""
         return self.at(step).jacobian(state, step)
 
+    def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
+        """Take step number `step` and linearize it: f(state) and Df, from one pass of the batch's loss."""
+        return self.at(step).linearize(state, step)
+
+    def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
+        """Name Df of step number `step` at a state as its operator does, without linearizing."""
+        return self.at(step).identity_at(state, step)
+
     def identity(self) -> dict[str, Any]:
         """All that f depends on, as a JSON-able dict."""
         return {

@@ -12,7 +12,7 @@ from jvp_ops._autodiff import recording
 from jvp_ops._checks import check_state, check_tensor
 from jvp_ops.errors import InputError
 from jvp_ops.linear import Coefficient, Coefficients, coupled, product
-from jvp_ops.losses import Loss
+from jvp_ops.losses import Loss, Point, point_at
 from jvp_ops.maps._clip import checked_clip, clip_to, clipping_at
 from jvp_ops.maps._run import run
 from jvp_ops.maps._schedule import LearningRate, checked_lr, lr_identity, lr_text, rate_at
@@ -154,32 +154,58 @@ class OptimizerMap:
             The gradient's norm is exactly at the clipping threshold, where f has a kink; the derivative is that of
             the unclipped side.
         """
-        lr = rate_at(self.lr, step)
+        return self._linearized(self._frozen(state), step)[0]
+
+    def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
+        """Take step number `step` and linearize it, from one pass of the loss: f(state) and Df, as `jacobian`."""
+        frozen = self._frozen(state)
+        operator, point = self._linearized(frozen, step)
+        with torch.no_grad():
+            g = clip_to(point.gradient, self.clip)
+            return joined(self._update(self._parts(frozen), g, rate_at(self.lr, step), step)), operator
+
+    def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
+        """Name Df at a state as its operator does, without linearizing."""
+        frozen = self._frozen(state)
+        point = point_at(self.loss, self._parts(frozen)[0])
+        return {"operator": "JacobianOperator", **self._identity_at(rate_at(self.lr, step), step, frozen, point)}
+
+    def _frozen(self, state: Tensor) -> Tensor:
+        """Copy a state, so that the operator stays there, whatever becomes of the caller's."""
         with torch.inference_mode(False), torch.no_grad():
-            frozen = self._checked(state).clone()  # the operator stays here, whatever becomes of the caller's
-            parts = self._parts(frozen)
-            hessian, numbers = self.loss.hessian(parts[0]), self._numbers(lr)
-            clipping = None
+            return self._checked(state).clone()
+
+    def _linearized(self, frozen: Tensor, step: int) -> tuple[JacobianOperator, Point]:
+        lr, parts = rate_at(self.lr, step), self._parts(frozen)
+        with torch.inference_mode(False), torch.no_grad():
+            point, numbers = point_at(self.loss, parts[0]), self._numbers(lr)
+            H, clipping = point.hessian().linear, None
             if numbers is None or self.clip is not None:  # else f is linear in the gradient, which does not matter
-                g = self.loss.gradient(parts[0])
+                g = point.gradient
                 clipping = clipping_at(g, self.clip, self.loss.parameters)
-        H = hessian.linear
         inside, gain = numbers or self._diagonals(parts, clip_to(g, self.clip), lr, step)
         linear = coupled(inside, gain, H if clipping is None else product(clipping, H), self.parameters)
-        linear = replace(linear, identity=lambda: self._identity_at(lr, step, frozen, hessian))
+        linear = replace(linear, identity=lambda: self._identity_at(lr, step, frozen, point))
         if H.in_float64 is not None and (numbers is None or clipping is not None):  # what was computed at θ, anew
             linear = replace(
                 linear, in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64), step).linear
             )
-        return JacobianOperator(linear)
+        return JacobianOperator(linear), point
 
-    def curvature(self, state: Tensor, step: int = 0) -> HessianOperator:
+    def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.
 
         For `RMSProp`, `Adam` and `AdamW` it is that of the coordinates P^{-½}θ, P^½ (H + ωI) P^½ with P the
-        preconditioner of step number `step` (for `AdamW` without ω).
+        preconditioner of step number `step` (for `AdamW` without ω). `at` is the loss at θ, where it was taken before.
         """
-        return self.loss.hessian(self.theta(state))
+        return self.point(state, at).hessian()
+
+    def point(self, state: Tensor, at: Point | None = None) -> Point:
+        """Take the loss at a state's θ; or give back `at`, where that has been done."""
+        return point_at(self.loss, self.theta(state)) if at is None else at
+
+    def _gradient(self, theta: Tensor, at: Point | None) -> Tensor:
+        return self.loss.gradient(theta) if at is None else at.gradient
 
     def over(self, loss: Loss) -> Self:
         """Make the same optimizer of another loss of the same parameters."""
@@ -220,13 +246,13 @@ class OptimizerMap:
     def _settings(self, lr: Any) -> dict[str, Any]:
         return {"map": type(self).__name__, "lr": lr, **self._hyper, "clip": self.clip}
 
-    def _identity_at(self, lr: float, step: int, state: Tensor, hessian: Any) -> dict[str, Any]:
+    def _identity_at(self, lr: float, step: int, state: Tensor, point: Point) -> dict[str, Any]:
         """Name the matrix: of a schedule only the rate of this step matters; the Hessian names loss and θ."""
         return {
             **self._settings(lr),
             "step": step if self.timed else None,
             "slots": [sha256_of(part) for part in self._parts(state)[1:]],
-            "hessian": hessian.linear.identity(),
+            "hessian": point.identity(),
         }
 
     def _in_float64(self) -> Self:

@@ -6,8 +6,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from jvp_ops._checks import speaks_for
 from jvp_ops.operators import JacobianOperator
 from jvp_ops.parameters import Parameters
+
+STEP = ("__call__", "jacobian")
 
 
 class Map(Protocol):
@@ -44,3 +47,17 @@ class Map(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Return all that f depends on, as a JSON-able dict."""
+
+
+def linearized(f: Any, state: Tensor, step: int) -> tuple[Tensor, JacobianOperator]:
+    """Take a step and linearize it, at once where the map can (``f.linearize``), else one after the other."""
+    if speaks_for(f, "linearize", STEP):
+        return f.linearize(state, step)  # type: ignore[no-any-return]
+    return f(state, step), f.jacobian(state, step)
+
+
+def jacobian_identity(f: Any, state: Tensor, step: int) -> dict[str, Any]:
+    """Name the Jacobian of a step at a state: without linearizing where the map can."""
+    if speaks_for(f, "identity_at", STEP):
+        return f.identity_at(state, step)  # type: ignore[no-any-return]
+    return f.jacobian(state, step).identity()  # type: ignore[no-any-return]

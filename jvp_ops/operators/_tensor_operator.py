@@ -316,7 +316,7 @@ class TensorOperator(ScipyContract):
             side.index(chosen, self.device) if _are_names(chosen) else numbers_of(chosen, side.size, name, self.device)  # type: ignore[arg-type]
             for side, chosen, name in sides
         ]
-        return TensorOperator(selection_of(self.linear, *numbers))
+        return TensorOperator(selection_of(self.linear, *numbers, same=torch.equal(*numbers)))
 
     def _adjoint(self) -> "TensorOperator":
         if self.symmetric:

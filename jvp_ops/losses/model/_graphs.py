@@ -27,19 +27,47 @@ class Reading:
     substitutes: Substitutes
 
 
-def hessian_graph(at: Evaluation, leaves: Tensors, batch: Batch) -> Product:
+class Passed:
+    """The value and gradient that a linearization goes by: None before it, and where it did not go through all."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self.gradient: Tensor | None = None
+
+    def begin(self, theta: Tensor) -> None:
+        """Begin to add up."""
+        self.value, self.gradient = theta.new_zeros(()), torch.zeros_like(theta)
+
+    def add(self, value: Tensor, slopes: Tensors) -> None:
+        """Add those of one chunk."""
+        if self.value is not None and self.gradient is not None:
+            self.value = self.value + value.detach()
+            self.gradient += join(slopes).detach()
+
+    def end(self, scale: float | None) -> None:
+        """Turn sums into means; None where chunks are missing."""
+        if scale is None or self.value is None or self.gradient is None:
+            self.value = self.gradient = None
+        else:
+            self.value, self.gradient = self.value * scale, self.gradient * scale
+
+
+def hessian_graph(at: Evaluation, leaves: Tensors, batch: Batch, passed: Passed | None = None) -> Product:
     """Record the gradient of one chunk; a product is one backward pass through it."""
     if at.counts_nothing(batch):
         return torch.zeros_like
     value = at.term(batch)
     if not value.requires_grad:
         raise InputError("the loss depends on none of the parameters: does the model's forward run another module?")
-    return curvature(value, leaves)
+    return curvature(value, leaves, passed)
 
 
-def curvature(value: Tensor, leaves: Tensors) -> Product:
+def curvature(value: Tensor, leaves: Tensors, passed: Passed | None = None) -> Product:
     """Record the gradient of a scalar; the product with its Hessian is one backward pass through it."""
     slopes = gradients(value, leaves, differentiable=True)
+    if passed is not None:
+        with torch.no_grad():
+            passed.add(value, slopes)
 
     def product(v: Tensor) -> Tensor:
         return join(pull_back(slopes, leaves, split(v, leaves)))

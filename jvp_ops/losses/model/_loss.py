@@ -1,7 +1,7 @@
 """Any torch module with any loss function over any data."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from jvp_ops._memory import parse_bytes
 from jvp_ops._random import Rng
 from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap
+from jvp_ops.losses._point import Derivatives, Point
 from jvp_ops.losses.model._batches import Batch, Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
@@ -22,6 +23,7 @@ from jvp_ops.losses.model._findings import find_out
 from jvp_ops.losses.model._fitness import refuse_shared_memory, refuse_unfit
 from jvp_ops.losses.model._graphs import (
     Part,
+    Passed,
     find_part,
     gauss_newton_graph,
     hessian_graph,
@@ -210,6 +212,10 @@ class ModelLoss:
         return self._total.gradient(self._checked(theta))
 
     @torch.inference_mode(False)
+    def at(self, theta: Tensor) -> Point:
+        """Take L at θ: value, gradient and Hessian from one pass; the Gauss-Newton matrix takes its own."""
+        return Point(self, self._checked(theta).detach().clone(), self._differentiate)
+
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator.
 
@@ -218,9 +224,7 @@ class ModelLoss:
         InputError
             The first time: a product with it is not the derivative of the gradient, or the gradient not that of L.
         """
-        theta = self._checked(theta)
-        self._check_once("hessian", check_hessian, theta)
-        return HessianOperator(self._linearize(theta, "hessian", lambda at, leaves: partial(hessian_graph, at, leaves)))
+        return self.at(theta).hessian()
 
     @torch.inference_mode(False)
     def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
@@ -326,7 +330,27 @@ class ModelLoss:
                 refuse_linear()
         return part
 
-    def _linearize(self, theta: Tensor, kind: str, graph: Graph) -> LinearMap:
+    def _differentiate(self, frozen: Tensor) -> Derivatives:
+        passed = Passed()
+
+        @cache
+        def linear() -> LinearMap:
+            self._check_once("hessian", check_hessian, frozen)
+            return self._linearize(
+                frozen, "hessian", lambda at, leaves: partial(hessian_graph, at, leaves, passed=passed), passed
+            )
+
+        def value() -> Tensor:
+            linear()
+            return self.value(frozen) if passed.value is None else passed.value
+
+        def gradient() -> Tensor:
+            linear()
+            return self.gradient(frozen) if passed.gradient is None else passed.gradient
+
+        return Derivatives(value, gradient, lambda: HessianOperator(linear()), lambda: self.gauss_newton(frozen))
+
+    def _linearize(self, theta: Tensor, kind: str, graph: Graph, passed: Passed | None = None) -> LinearMap:
         with torch.inference_mode(False):
             frozen = theta.detach().clone()
 
@@ -334,7 +358,7 @@ class ModelLoss:
             return getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64)).linear  # type: ignore[no-any-return]
 
         return LinearMap.symmetric_of(
-            self._total.linearize(frozen, graph),
+            self._total.linearize(frozen, graph, passed),
             self.parameters,
             self.dtype,
             self.device,

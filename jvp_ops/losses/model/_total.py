@@ -18,7 +18,7 @@ from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._evaluation import Evaluation, Objective, bound
 from jvp_ops.losses.model._findings import Findings
 from jvp_ops.losses.model._fitness import fit
-from jvp_ops.losses.model._graphs import Reading, curvature
+from jvp_ops.losses.model._graphs import Passed, Reading, curvature
 from jvp_ops.losses.model._reduction import find_totals
 from jvp_ops.losses.model._regularization import Regularization
 from jvp_ops.losses.model._streaming import Builder, Plan, Stream
@@ -82,8 +82,11 @@ class Total:
                 extra = self._regularized(leaves)
                 return slope if extra is None else slope + join(gradients(extra, leaves)).detach()
 
-    def linearize(self, theta: Tensor, graph: Graph) -> Callable[[Tensor], Tensor]:
-        """Record graphs at θ, and return the product of their sum with a matrix."""
+    def linearize(self, theta: Tensor, graph: Graph, passed: Passed | None = None) -> Callable[[Tensor], Tensor]:
+        """Record graphs at θ, and return the product of their sum with a matrix.
+
+        `passed` is told the value and gradient that come by, where all chunks are gone through.
+        """
         with self.at(theta) as (at, leaves), explained("the loss cannot be differentiated twice"):
             record = graph(at, leaves)
 
@@ -94,14 +97,18 @@ class Total:
 
             plan = self._plan(build, leaves)
             at.start_over()
+            if passed is not None:
+                passed.begin(theta)
             stream = Stream.linearize(self.batches, build, plan)
+            if passed is not None:
+                passed.end(self._scale if stream.complete else None)
             if stream.complete:
                 at.check_weights()
             elif self.objective.totals is not None:
                 self.value(theta)  # which checks them
             with at.passing():
                 extra = self._regularized(leaves)
-                regular = None if extra is None else by_columns(at.within(curvature(extra, leaves)))
+                regular = None if extra is None else by_columns(at.within(curvature(extra, leaves, passed)))
 
         def apply(V: Tensor) -> Tensor:
             with self.binding.holding(at.substitutes), explained("a product of the linearized loss failed"):

@@ -18,15 +18,15 @@ from jvp_ops._checks import (
 )
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._random import Rng, generator, normal
-from jvp_ops._sums import worker_count
 from jvp_ops.data import Dataset
 from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap, Panels
-from jvp_ops.losses import _two_layer_products as products
-from jvp_ops.losses._chunks import MOST_ROWS, Chunk
-from jvp_ops.losses._null_space import null_space
-from jvp_ops.losses._samples import Samples, checked_samples
-from jvp_ops.losses._two_layer_panels import InputPanels
+from jvp_ops.losses._point import Derivatives, Point
+from jvp_ops.losses.two_layer._chunked import ChunkedForm
+from jvp_ops.losses.two_layer._form import Form, Linearized, Weights
+from jvp_ops.losses.two_layer._null_space import null_space
+from jvp_ops.losses.two_layer._plain import PlainForm
+from jvp_ops.losses.two_layer._samples import Samples, checked_samples
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import sha256_of
@@ -124,7 +124,9 @@ class TwoLayerLoss:
         item = self.dtype.itemsize
         needed, remedy = self.parameters.size * item, "use fewer hidden units or classes"
         require(needed, resolve_budget(max_memory, self.device), "one vector of the parameters", remedy)
-        self._data = Samples.of(X, t, maximum=maximum, dtype=self.dtype, device=self.device)
+        self._samples = Samples.of(X, t, maximum=maximum, dtype=self.dtype)
+        self._form: Form = form_of(self._samples, self.device, self.dtype)
+        self._made: dict[tuple[torch.device, torch.dtype], TwoLayerLoss] = {}
 
     def __repr__(self) -> str:
         shape = "-".join(str(n) for n in (*self.parameters["W1"].shape, self.parameters["b2"].size))
@@ -158,29 +160,41 @@ class TwoLayerLoss:
     def value(self, theta: Tensor) -> Tensor:
         """Compute L(θ) in nats, a tensor of no dimensions."""
         with numerics(self.device, self.dtype):
-            return products.value_sum(self._chunks, self._split(self._checked(theta))) / self.samples
+            return self._form.value(self._split(self._checked(theta))) / self.samples
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Compute ∇L(θ), shape (n,)."""
         with numerics(self.device, self.dtype):
-            return products.gradient_sum(self._chunks, self._split(self._checked(theta))) / self.samples
+            return self._form.gradient(self._split(self._checked(theta))) / self.samples
+
+    def at(self, theta: Tensor) -> Point:
+        """Take L at θ: value, gradient, Hessian and Gauss-Newton matrix from one forward pass."""
+        with torch.inference_mode(False), torch.no_grad():
+            return Point(self, self._checked(theta).clone(), self._differentiate)
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator."""
-        return HessianOperator(self._linearize(theta, gauss_newton=False))
+        return self.at(theta).hessian()
 
     def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
         """Linearize at θ and return the generalized Gauss-Newton matrix as an operator."""
-        return GaussNewtonOperator(self._linearize(theta, gauss_newton=True))
+        return self.at(theta).gauss_newton()
 
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "TwoLayerLoss":
-        """Make the same loss in another dtype or on another device, from the data as they were given."""
-        other = object.__new__(TwoLayerLoss)
-        other.__dict__.update(self.__dict__)
-        other.dtype = self.dtype if dtype is None else resolve_dtype(dtype)
-        other.device = self.device if device is None else resolve_device(device)
-        other._data = self._data.to(other.device, other.dtype)
-        return other
+        """Make the same loss in another dtype or on another device, from the data as they were given.
+
+        It is made once, and kept with its data for as long as this loss.
+        """
+        wanted = (
+            self.device if device is None else resolve_device(device),
+            self.dtype if dtype is None else resolve_dtype(dtype),
+        )
+        if wanted not in self._made:
+            other = self._with(self._samples.to(wanted[1]))
+            other.device, other.dtype = wanted
+            other._form = form_of(other._samples, *wanted)
+            self._made[wanted] = other
+        return self._made[wanted]
 
     def subset(self, index: Sequence[int] | Tensor) -> "TwoLayerLoss":
         """Make the same loss on some samples only, the mean over them.
@@ -195,10 +209,8 @@ class TwoLayerLoss:
         InputError
             No numbers, or one that is no sample's.
         """
-        other = object.__new__(TwoLayerLoss)
-        other.__dict__.update(self.__dict__)
-        other._data = self._data.subset(index, self.device, self.dtype)
-        other.samples = len(other._data)
+        other = self._with(self._samples.subset(index, self.dtype))
+        other._form = form_of(other._samples, self.device, self.dtype)
         return other
 
     def null_space(self) -> Tensor:
@@ -215,7 +227,7 @@ class TwoLayerLoss:
         >>> tuple(N.shape), bool(loss.hessian(loss.initial(rng=0)).apply(N.to_dense()).abs().max() < 1e-15)
         ((385, 21), True)
         """
-        return null_space(self.parameters, self._data.dead()).to(self.device)
+        return null_space(self.parameters, self._samples.dead()).to(self.device)
 
     def identity(self) -> dict[str, Any]:
         """All that L depends on, as a JSON-able dict.
@@ -224,51 +236,55 @@ class TwoLayerLoss:
         float64 twin differ in ``dtype`` alone.
         """
         shapes = {entry.name: entry.shape for entry in self.parameters}
-        return {"loss": "TwoLayerLoss", "shapes": shapes, **self._data.identity(), "dtype": str(self.dtype)}
+        return {"loss": "TwoLayerLoss", "shapes": shapes, **self._samples.identity(), "dtype": str(self.dtype)}
 
-    @property
-    def _chunks(self) -> list[Chunk]:
-        return self._data.chunks
+    def _with(self, samples: Samples) -> "TwoLayerLoss":
+        """Make the same loss of other samples, its form still open."""
+        other = object.__new__(TwoLayerLoss)
+        other.__dict__.update(self.__dict__)
+        other._samples, other.samples, other._made = samples, len(samples), {}
+        return other
 
     def _checked(self, theta: Tensor) -> Tensor:
         return check_state(theta, "theta", size=self.parameters.size, dtype=self.dtype, device=self.device)
 
-    def _split(self, theta: Tensor) -> products.Weights:
-        return products.Weights(**self.parameters.unflatten(theta))
+    def _split(self, theta: Tensor) -> Weights:
+        return Weights(**self.parameters.unflatten(theta))
 
-    def _linearize(self, theta: Tensor, *, gauss_newton: bool) -> LinearMap:
-        self._check_memory()
-        with torch.inference_mode(False), torch.no_grad(), numerics(self.device, self.dtype):
-            frozen = self._checked(theta).clone()  # the operator stays at this state, whatever becomes of the caller's
-            weights = self._split(frozen)
-            linearized = products.linearize(self._chunks, weights, gauss_newton=gauss_newton)
-        W2, d = weights.W2, self.parameters["W1"].shape[0]
-
-        def apply(V: Tensor) -> Tensor:
-            with numerics(self.device, self.dtype):
-                return products.product_sum(linearized, W2, V, d) / self.samples
-
-        def in_float64() -> LinearMap:
-            other, at = self.to(dtype=torch.float64), frozen.to(torch.float64)
-            return other._linearize(at, gauss_newton=gauss_newton)
-
-        return LinearMap.symmetric_of(
-            apply,
-            self.parameters,
-            self.dtype,
-            self.device,
-            identity=lambda: {"at": sha256_of(frozen), **self.identity()},
-            in_float64=in_float64,
-            panels=self._panels(linearized, W2),
+    def _differentiate(self, frozen: Tensor) -> Derivatives:
+        """Go forward once at θ."""
+        hidden, classes = self.parameters["W2"].shape
+        require(
+            self._form.bytes_needed(hidden, classes),
+            resolve_budget(self.max_memory, self.device),
+            f"a linearization over {self.samples} samples with one chunk's product",
+            "raise max_memory, or use fewer samples or hidden units",
+        )
+        with torch.no_grad(), numerics(self.device, self.dtype):
+            linearized = self._form.linearize(self._split(frozen))
+        return Derivatives(
+            value=lambda: self._mean(linearized.value),
+            gradient=lambda: self._mean(linearized.gradient),
+            hessian=lambda: HessianOperator(self._linear(linearized, frozen, gauss_newton=False)),
+            gauss_newton=lambda: GaussNewtonOperator(self._linear(linearized, frozen, gauss_newton=True)),
         )
 
-    def _panels(self, linearized: list[products.LinearizedChunk], W2: Tensor) -> Panels:
+    def _mean(self, total: Callable[[], Tensor]) -> Tensor:
+        with torch.no_grad(), numerics(self.device, self.dtype):
+            return total() / self.samples
+
+    def _linear(self, linearized: Linearized, frozen: Tensor, *, gauss_newton: bool) -> LinearMap:
+        """Make H or G of what one forward pass left."""
+
+        def in_float64() -> LinearMap:
+            other = self.to(dtype=torch.float64).at(frozen.to(torch.float64))
+            return (other.gauss_newton() if gauss_newton else other.hessian()).linear
+
         d, h = self.parameters["W1"].shape
-        item = self.dtype.itemsize
 
         def prepare() -> Callable[[int, int], Tensor]:
             with numerics(self.device, self.dtype):
-                block = InputPanels(linearized, W2, d)
+                block = linearized.panels(gauss_newton=gauss_newton)
 
             def panel(start: int, stop: int) -> Tensor:
                 with numerics(self.device, self.dtype):
@@ -276,21 +292,17 @@ class TwoLayerLoss:
 
             return panel
 
-        return Panels(d * h, h, InputPanels.bytes_needed(self.samples, d, h, item), prepare)
-
-    def _check_memory(self) -> None:
-        """Refuse before anything is taken: what is kept for each sample, and one chunk's share of a product."""
-        hidden, classes = self.parameters["W2"].shape
-        classes += -classes % products.LANES
-        item = self.dtype.itemsize
-        kept = self.samples * (3 * hidden + 2 * classes) * item
-        wide = products.WIDEST * (MOST_ROWS * (3 * hidden + 2 * classes) + self.parameters.size)
-        working = (worker_count(self.device) * wide + products.WIDEST * self.parameters.size) * item
-        budget = resolve_budget(self.max_memory, self.device)
-        remedy = "raise max_memory, or use fewer samples or hidden units"
-        require(
-            kept + working,
-            budget,
-            f"a linearization over {self.samples} samples with one chunk's product",
-            remedy,
+        return LinearMap.symmetric_of(
+            lambda V: self._mean(lambda: linearized.product(V, gauss_newton=gauss_newton)),
+            self.parameters,
+            self.dtype,
+            self.device,
+            identity=lambda: {"at": sha256_of(frozen), **self.identity()},
+            in_float64=in_float64,
+            panels=Panels(d * h, h, self._form.panel_bytes(h), prepare),
         )
+
+
+def form_of(samples: Samples, device: torch.device, dtype: torch.dtype) -> Form:
+    """Arrange samples for a device: chunks of similar support for threads, few large ones for a GPU."""
+    return (PlainForm if device.type == "cuda" else ChunkedForm).of(samples, device, dtype)

@@ -7,15 +7,16 @@ inputs. One matrix product for each input and chunk then gives all pairs of hidd
 the operations that Hessian-vector products with every unit vector would take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from jvp_ops._sums import SHARES, in_threads, worker_count
-from jvp_ops.losses._chunks import MOST_ROWS
-from jvp_ops.losses._two_layer_products import LinearizedChunk
+from jvp_ops._sums import in_threads, worker_count
+from jvp_ops.losses.two_layer._products import LinearizedChunk
+
+Pairs = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,34 +34,24 @@ class InputPanels:
 
     Parameters
     ----------
-    chunks : sequence of LinearizedChunk
-        Of a Hessian, or of a Gauss-Newton matrix, whose M lacks the term with δ.
-    W2 : Tensor, shape (h, c)
-    inputs : int
-        d.
+    pairs_of_input : callable
+        ``pairs_of_input(i)``: the sum of xᵢ xᵢ' M over the samples for all i' ≥ i, M as its upper triangle, shape
+        (d − i, h (h + 1)/2).
+    inputs, hidden : int
+        d and h.
     """
 
-    def __init__(self, chunks: Sequence[LinearizedChunk], W2: Tensor, inputs: int) -> None:
-        self.inputs, self.hidden = inputs, W2.shape[0]
-        upper = torch.triu_indices(self.hidden, self.hidden, device=W2.device)
-        self._chunks = [_pair_chunk(chunk, W2, upper) for chunk in chunks]
-        self._pair_of = torch.empty(self.hidden, self.hidden, dtype=torch.long, device=W2.device)
-        numbers = torch.arange(upper.shape[1], device=W2.device)
-        self._pair_of[upper[0], upper[1]] = numbers
-        self._pair_of[upper[1], upper[0]] = numbers
-
-    @staticmethod
-    def bytes_needed(samples: int, inputs: int, hidden: int, item: int) -> int:
-        """Count what is held for all samples, and what each thread works on."""
-        pairs = hidden * (hidden + 1) // 2
-        a_thread = MOST_ROWS * pairs + inputs * (2 * pairs + hidden * hidden)
-        return (samples * pairs + 4 * MOST_ROWS * pairs + SHARES * a_thread) * item
+    def __init__(self, pairs_of_input: Callable[[int], Tensor], inputs: int, hidden: int, device: torch.device) -> None:
+        self._pairs_of_input, self.inputs, self.hidden = pairs_of_input, inputs, hidden
+        j, other = torch.triu_indices(hidden, hidden, device=device)
+        self._pair_of = torch.empty(hidden, hidden, dtype=torch.long, device=device)
+        self._pair_of[j, other] = self._pair_of[other, j] = torch.arange(len(j), device=device)
 
     def __call__(self, first: int, last: int) -> Tensor:
         """Assemble the rows of inputs `first` to `last`: shape ((last − first)·h, (d − first)·h)."""
         h, width = self.hidden, self.inputs - first
-        like = self._chunks[0].M
-        panel = torch.zeros(last - first, h, width, h, dtype=like.dtype, device=like.device)
+        like = self._pairs_of_input(last - 1)
+        panel = like.new_zeros(last - first, h, width, h)
 
         def fill(numbers: range) -> None:
             for i in numbers:
@@ -74,11 +65,22 @@ class InputPanels:
             panel[i - first, :, : i - first] = panel[: i - first, :, i - first].permute(2, 0, 1)
         return panel.view((last - first) * h, width * h)
 
-    def _pairs_of_input(self, i: int) -> Tensor:
-        """Sum xᵢ xᵢ' M over the samples, for all i' ≥ i: shape (d − i, pairs)."""
-        like = self._chunks[0].M
-        total = torch.zeros(self.inputs - i, like.shape[1], dtype=like.dtype, device=like.device)
-        for chunk in self._chunks:
+
+def panel_bytes(samples: int, inputs: int, hidden: int, *, rows: int, item: int, threads: int) -> int:
+    """Count what is held for all samples, and what each thread works on, for chunks of so many rows."""
+    pairs = hidden * (hidden + 1) // 2
+    a_thread = rows * pairs + inputs * (2 * pairs + hidden * hidden)
+    return (samples * pairs + 4 * rows * pairs + threads * a_thread) * item
+
+
+def pairs_of_chunks(linearized: Sequence[LinearizedChunk], W2: Tensor, inputs: int, *, gauss_newton: bool) -> Pairs:
+    """Prepare sums over chunks, of the samples that use an input alone."""
+    chunks = [_pair_chunk(at, W2, gauss_newton=gauss_newton) for at in linearized]
+
+    def pairs_of_input(i: int) -> Tensor:
+        like = chunks[0].M
+        total = like.new_zeros(inputs - i, like.shape[1])
+        for chunk in chunks:
             if i not in chunk.place:
                 continue
             at = chunk.place[i]
@@ -88,14 +90,20 @@ class InputPanels:
             total.index_add_(0, chunk.live[at:] - i, chunk.inputs[:, at:].index_select(0, rows).mT @ weighted)
         return total
 
+    return pairs_of_input
 
-def _pair_chunk(chunk: LinearizedChunk, W2: Tensor, upper: Tensor) -> _PairChunk:
+
+def _pair_chunk(at: LinearizedChunk, W2: Tensor, *, gauss_newton: bool) -> _PairChunk:
+    M = pair_matrices(at.P[:, : W2.shape[1]], at.S, None if gauss_newton else at.C2, W2)
+    return _PairChunk(at.chunk.inputs, at.chunk.live, {int(i): place for place, i in enumerate(at.chunk.live)}, M)
+
+
+def pair_matrices(P: Tensor, S: Tensor, C2: Tensor | None, W2: Tensor) -> Tensor:
     """Form M's upper triangle: s_j s_j' (W2 (diag p − ppᵀ) W2ᵀ)_jj', and C₂ on the diagonal."""
-    j, other = upper
-    P = chunk.P[:, : W2.shape[1]]
+    j, other = torch.triu_indices(len(W2), len(W2), device=W2.device)
     u = P @ W2.mT
     M = P @ (W2[j] * W2[other]).mT
-    M.sub_(u[:, j] * u[:, other]).mul_(chunk.S[:, j]).mul_(chunk.S[:, other])
-    if chunk.C2 is not None:
-        M[:, j == other] += chunk.C2
-    return _PairChunk(chunk.inputs, chunk.live, {int(i): at for at, i in enumerate(chunk.live)}, M)
+    M.sub_(u[:, j] * u[:, other]).mul_(S[:, j]).mul_(S[:, other])
+    if C2 is not None:
+        M[:, j == other] += C2
+    return M

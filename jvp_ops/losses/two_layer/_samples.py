@@ -12,25 +12,22 @@ from torch import Tensor
 from jvp_ops._checks import check_finite, sample_numbers
 from jvp_ops.data import Dataset
 from jvp_ops.errors import InputError
-from jvp_ops.losses._chunks import Chunk, chunks, samples_of
+from jvp_ops.losses.two_layer._chunks import Chunk, chunks, samples_of
 from jvp_ops.store import sha256_of
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in a dtype on a device, made from the most exact form that is known of them.
+    """Samples as exactly as they are known, on the CPU, in an order that groups those of similar support.
 
     Parameters
     ----------
     chunks : list of Chunk
-        In the dtype and on the device of the loss.
-    exact : list of Chunk
-        The same chunks as they were given: those of a `Dataset` as bytes, on the CPU. Where `chunks` says all that is
-        known, `exact` is that very list.
-    maximum : int, optional
-        What the bytes of a `Dataset` are divided by.
+        Those of a `Dataset` as bytes, others as floats: in the dtype that is computed in where that holds them exactly.
     in_float32 : bool
         Whether float32 holds every input exactly.
+    maximum : int, optional
+        What the bytes of a `Dataset` are divided by.
     sha256 : str
         Of inputs and labels in their order; the same in every dtype that they are computed in, and on every device.
     width : int
@@ -38,31 +35,32 @@ class Samples:
     """
 
     chunks: list[Chunk]
-    exact: list[Chunk]
-    maximum: int | None
     in_float32: bool
+    maximum: int | None
     sha256: str
     width: int
 
     @classmethod
-    def of(cls, X: Tensor, t: Tensor, *, maximum: int | None, dtype: torch.dtype, device: torch.device) -> "Samples":
-        """Divide samples on the CPU into chunks, the inputs as bytes over `maximum` or as floats."""
-        given = list(chunks(X, t))
-        narrow = maximum is None and all(_float32_holds(chunk.inputs) for chunk in given)
+    def of(cls, X: Tensor, t: Tensor, *, maximum: int | None, dtype: torch.dtype) -> "Samples":
+        """Take samples on the CPU, the inputs as bytes over `maximum` or as floats."""
+        narrow = maximum is None and _float32_holds(X)
         sha256 = sha256_of(X.to(torch.float32) if narrow else X, t)
-        whole = cls([], given, maximum, narrow, sha256, X.shape[1])
-        return whole.to(device, dtype)
+        return cls(list(chunks(X, t)), narrow, maximum, sha256, X.shape[1]).to(dtype)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Samples":
-        """Make the same samples in another dtype or on another device, from what is known exactly."""
-        made = [chunk.to(device, dtype, self.maximum) for chunk in self.exact]
-        says_all = self.maximum is None and (self.in_float32 or dtype == torch.float64)
-        return replace(self, chunks=made, exact=made if says_all else self.exact)
+    def to(self, dtype: torch.dtype) -> "Samples":
+        """Keep the samples in a dtype that is to be computed in, so that they are there once; where it holds them."""
+        if self.maximum is not None or not (self.in_float32 or dtype == torch.float64):
+            return self
+        return replace(self, chunks=[chunk.to(torch.device("cpu"), dtype) for chunk in self.chunks])
 
-    def subset(self, index: Sequence[int] | Tensor, device: torch.device, dtype: torch.dtype) -> "Samples":
+    def subset(self, index: Sequence[int] | Tensor, dtype: torch.dtype) -> "Samples":
         """Take some samples by their numbers; one that is there twice counts twice."""
-        X, t = samples_of(self.exact, sample_numbers(index, len(self)), self.width)
-        return Samples.of(X, t, maximum=self.maximum, dtype=dtype, device=device)
+        X, t = samples_of(self.chunks, sample_numbers(index, len(self)), self.width)
+        return Samples.of(X, t, maximum=self.maximum, dtype=dtype)
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Put all samples together, in their order: inputs as they are known, and labels."""
+        return samples_of(self.chunks, torch.arange(len(self)), self.width)
 
     def dead(self) -> Tensor:
         """Give the numbers of the inputs that are zero in all samples, on the CPU."""

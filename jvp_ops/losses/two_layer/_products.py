@@ -20,33 +20,23 @@ import torch
 from torch import Tensor
 
 from jvp_ops._sums import accumulate
-from jvp_ops.losses._chunks import Chunk
+from jvp_ops.losses.two_layer._chunks import Chunk
+from jvp_ops.losses.two_layer._form import Weights
 
 WIDEST = 16  # directions at a time: their intermediates over one chunk stay in a core's cache
 LANES = 16  # float32 numbers in a vector register of 512 bits
 
 
 @dataclass(frozen=True)
-class Weights:
-    """θ taken apart: W1 (d, h), b1 (h,), W2 (h, c), b2 (c,)."""
-
-    W1: Tensor
-    b1: Tensor
-    W2: Tensor
-    b2: Tensor
-
-
-@dataclass(frozen=True)
 class LinearizedChunk:
     """All that a product needs of one chunk and that does not depend on the direction."""
 
-    inputs: Tensor  # X  (rows, live)
-    live: Tensor  # (live,)
+    chunk: Chunk
     Z: Tensor  # (rows, h)
     S: Tensor  # s = z (1 − z)  (rows, h)
     P: Tensor  # (rows, c), padded
-    D: Tensor | None  # Δ  (rows, c), padded; None for Gauss-Newton
-    C2: Tensor | None  # (rows, h); None for Gauss-Newton
+    D: Tensor  # Δ  (rows, c), padded
+    C2: Tensor  # (rows, h)
 
 
 def _hidden(chunk: Chunk, weights: Weights) -> Tensor:
@@ -63,43 +53,77 @@ def value_sum(chunks: Sequence[Chunk], weights: Weights) -> Tensor:
     """Sum the cross-entropy over all samples."""
 
     def add(chunk: Chunk, total: Tensor) -> None:
-        logits = torch.addmm(weights.b2, _hidden(chunk, weights), weights.W2)
-        total += torch.nn.functional.cross_entropy(logits, chunk.labels, reduction="sum")
+        total += _cross_entropy(_hidden(chunk, weights), chunk.labels, weights)
 
     return accumulate(add, chunks, weights.b2.new_zeros(()))
 
 
 def gradient_sum(chunks: Sequence[Chunk], weights: Weights) -> Tensor:
-    """Sum the gradient over all samples, in the order of θ."""
-    d, h, c = *weights.W1.shape, weights.W2.shape[1]
+    """Sum the gradient over all samples, in the order of θ, chunk by chunk."""
+    W2 = pad_classes(weights.W2)
 
     def add(chunk: Chunk, total: Tensor) -> None:
         Z = _hidden(chunk, weights)
-        D = _residual(torch.softmax(torch.addmm(weights.b2, Z, weights.W2), 1), chunk.labels)
-        Q = (D @ weights.W2.mT).mul_(Z).mul_(1 - Z)
-        W1, b1, W2, b2 = total.split([d * h, h, h * c, c])
-        W1.view(d, h).index_add_(0, chunk.live, chunk.inputs.mT @ Q)
-        b1 += Q.sum(0)
-        W2.view(h, c).add_((D.mT @ Z).mT)
-        b2 += D.sum(0)
+        D = pad_classes(_residual(_probabilities(Z, weights), chunk.labels))
+        _add_gradient(chunk, Z, Z * (1 - Z), D, W2, total, weights)
 
-    return accumulate(add, chunks, weights.b2.new_zeros(d * h + h + h * c + c))
+    return accumulate(add, chunks, _zeros(weights))
 
 
-def linearize(chunks: Sequence[Chunk], weights: Weights, *, gauss_newton: bool) -> list[LinearizedChunk]:
+def linearize(chunks: Sequence[Chunk], weights: Weights) -> list[LinearizedChunk]:
     """Compute all that does not depend on the direction."""
     linearized = []
     for chunk in chunks:
         Z = _hidden(chunk, weights)
-        P = torch.softmax(torch.addmm(weights.b2, Z, weights.W2), 1)
+        P = _probabilities(Z, weights)
         S = Z * (1 - Z)
-        D = C2 = None
-        if not gauss_newton:
-            D = _residual(P, chunk.labels)
-            C2 = (D @ weights.W2.mT).mul_(S).mul_(1 - 2 * Z)
-            D = pad_classes(D)
-        linearized.append(LinearizedChunk(chunk.inputs, chunk.live, Z, S, pad_classes(P), D, C2))
+        D = _residual(P, chunk.labels)
+        C2 = (D @ weights.W2.mT).mul_(S).mul_(1 - 2 * Z)
+        linearized.append(LinearizedChunk(chunk, Z, S, pad_classes(P), pad_classes(D), C2))
     return linearized
+
+
+def value_at(linearized: Sequence[LinearizedChunk], weights: Weights) -> Tensor:
+    """Sum the cross-entropy from what was linearized; the same bits as `value_sum`."""
+
+    def add(at: LinearizedChunk, total: Tensor) -> None:
+        total += _cross_entropy(at.Z, at.chunk.labels, weights)
+
+    return accumulate(add, linearized, weights.b2.new_zeros(()))
+
+
+def gradient_at(linearized: Sequence[LinearizedChunk], weights: Weights) -> Tensor:
+    """Sum the gradient from what was linearized; the same bits as `gradient_sum`."""
+    W2 = pad_classes(weights.W2)
+
+    def add(at: LinearizedChunk, total: Tensor) -> None:
+        _add_gradient(at.chunk, at.Z, at.S, at.D, W2, total, weights)
+
+    return accumulate(add, linearized, _zeros(weights))
+
+
+def _probabilities(Z: Tensor, weights: Weights) -> Tensor:
+    return torch.softmax(torch.addmm(weights.b2, Z, weights.W2), 1)
+
+
+def _cross_entropy(Z: Tensor, labels: Tensor, weights: Weights) -> Tensor:
+    logits = torch.addmm(weights.b2, Z, weights.W2)
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def _zeros(weights: Weights) -> Tensor:
+    return weights.b2.new_zeros(sum(part.numel() for part in (weights.W1, weights.b1, weights.W2, weights.b2)))
+
+
+def _add_gradient(chunk: Chunk, Z: Tensor, S: Tensor, D: Tensor, W2: Tensor, total: Tensor, weights: Weights) -> None:
+    """Add one chunk's share of the gradient; D and W2 are padded."""
+    (d, h), c = weights.W1.shape, weights.W2.shape[1]
+    Q = (D @ W2.mT).mul_(S)
+    G1, g1, G2, g2 = total.split([d * h, h, h * c, c])
+    G1.view(d, h).index_add_(0, chunk.live, chunk.inputs.mT @ Q)
+    g1 += Q.sum(0)
+    G2.view(h, c).add_((D.mT @ Z)[:c].mT)
+    g2 += D.sum(0)[:c]
 
 
 def pad_classes(tensor: Tensor) -> Tensor:
@@ -165,7 +189,7 @@ class _Sums:
         return torch.cat(pieces)
 
 
-def product_sum(chunks: Sequence[LinearizedChunk], W2: Tensor, V: Tensor, d: int) -> Tensor:
+def product_sum(linearized: Sequence[LinearizedChunk], W2: Tensor, V: Tensor, d: int, *, gauss_newton: bool) -> Tensor:
     """Sum the product with V, shape (n, m), over all samples: k times H V, or k times G V."""
     (h, classes), wide_W2 = W2.shape, pad_classes(W2)
     c = wide_W2.shape[1]
@@ -174,34 +198,35 @@ def product_sum(chunks: Sequence[LinearizedChunk], W2: Tensor, V: Tensor, d: int
         directions = _Directions.of(part, d, h, classes)
         shape = (directions.m, d, h, c)
 
-        def add(chunk: LinearizedChunk, flat: Tensor, directions: _Directions = directions) -> None:
-            _add_product(chunk, wide_W2, directions, _Sums.of(flat, directions.m, d, h, c))
+        def add(at: LinearizedChunk, flat: Tensor, directions: _Directions = directions) -> None:
+            sums = _Sums.of(flat, directions.m, d, h, c)
+            _add_product(at, wide_W2, directions, sums, gauss_newton=gauss_newton)
 
-        total = accumulate(add, chunks, V.new_zeros(_Sums.size(*shape)))
+        total = accumulate(add, linearized, V.new_zeros(_Sums.size(*shape)))
         images.append(_Sums.of(total, *shape).gathered(*shape, classes))
     return torch.cat(images, dim=1)
 
 
-def _add_product(chunk: LinearizedChunk, W2: Tensor, V: _Directions, sums: _Sums) -> None:
+def _add_product(at: LinearizedChunk, W2: Tensor, V: _Directions, sums: _Sums, *, gauss_newton: bool) -> None:
     """Add one chunk's share of the product."""
-    rows, m, (h, c) = len(chunk.Z), V.m, W2.shape
+    rows, m, (h, c) = len(at.Z), V.m, W2.shape
     if V.V1 is None:
         RA = V.c1.view(1, m, h)
     else:
-        RA = torch.addmm(V.c1, chunk.inputs, V.V1.index_select(0, chunk.live)).view(rows, m, h)
-    RZ = RA * chunk.S[:, None, :]
-    RB = torch.addmm(V.c2, chunk.Z, V.V2).view(rows * m, c).addmm_(RZ.view(rows * m, h), W2).view(rows, m, c)
-    P = chunk.P[:, None, :]
+        RA = torch.addmm(V.c1, at.chunk.inputs, V.V1.index_select(0, at.chunk.live)).view(rows, m, h)
+    RZ = RA * at.S[:, None, :]
+    RB = torch.addmm(V.c2, at.Z, V.V2).view(rows * m, c).addmm_(RZ.view(rows * m, h), W2).view(rows, m, c)
+    P = at.P[:, None, :]
     RB.mul_(P)
     RD = torch.addcmul(RB, P, RB.sum(2, keepdim=True), value=-1)
     Q = (RD.view(rows * m, c) @ W2.mT).view(rows, m * h)
-    if chunk.D is not None and chunk.C2 is not None:
-        Q.addmm_(chunk.D, V.V2t)
-        Q.view(rows, m, h).mul_(chunk.S[:, None, :]).addcmul_(RA, chunk.C2[:, None, :])
-        sums.DZ.addmm_(chunk.D.mT, RZ.view(rows, m * h))
+    if not gauss_newton:
+        Q.addmm_(at.D, V.V2t)
+        Q.view(rows, m, h).mul_(at.S[:, None, :]).addcmul_(RA, at.C2[:, None, :])
+        sums.DZ.addmm_(at.D.mT, RZ.view(rows, m * h))
     else:
-        Q.view(rows, m, h).mul_(chunk.S[:, None, :])
-    sums.XQ.index_add_(0, chunk.live, chunk.inputs.mT @ Q)
+        Q.view(rows, m, h).mul_(at.S[:, None, :])
+    sums.XQ.index_add_(0, at.chunk.live, at.chunk.inputs.mT @ Q)
     sums.Q.add_(Q.sum(0))
-    sums.RZ.addmm_(RD.view(rows, m * c).mT, chunk.Z)
+    sums.RZ.addmm_(RD.view(rows, m * c).mT, at.Z)
     sums.R.add_(RD.sum(0).view(m * c))
