@@ -107,6 +107,17 @@ def in_threads(jobs: Sequence[Callable[[], None]]) -> None:
     return None
 
 
+def each_in_threads(work: Callable[[int], None], count: int, device: torch.device) -> None:
+    """Call ``work(number)`` for each number below `count`, a thread taking every so many-th."""
+    workers = min(worker_count(device), count)
+
+    def some(first: int) -> None:
+        for number in range(first, count, workers):
+            work(number)
+
+    in_threads([lambda first=first: some(first) for first in range(workers)])  # type: ignore[misc]
+
+
 def _limit_this_thread() -> None:
     """Let the calling thread use one of torch's threads: torch.set_num_threads is also the setting of all to come."""
     torch.get_num_threads()  # torch sets each new thread up when it first asks

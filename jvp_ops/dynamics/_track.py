@@ -250,12 +250,12 @@ class _Tracker:
         theta, k = self.optimizer.theta(self.state), request["k"]
         here = point_at(self.optimizer.loss, theta)
         if request["preconditioned"]:
-            operator = self.optimizer.curvature(self.state, number, at=here)
             g = here.gradient
+            operator = self.optimizer.curvature(self.state, number, at=here)
             seen = g * self.optimizer.preconditioner(self.state, number, at=here).sqrt()
         else:
-            operator, g = here.hessian(), here.gradient
-            seen = g
+            seen = g = here.gradient
+            operator = here.hessian()
         start = self.vectors if request["warm"] else None
         verify = start is None or len(self.table) % request["verify_every"] == 0
         try:

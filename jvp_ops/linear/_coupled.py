@@ -84,10 +84,14 @@ def _double(coefficient: Coefficient) -> Coefficient:
 
 def _combined(coefficients: Coefficients, parts: Sequence[Tensor]) -> Tensor:
     """Sum coefficient times part."""
-    total = torch.zeros_like(parts[0])
+    total: Tensor | None = None
     for coefficient, part in zip(coefficients, parts, strict=True):
-        if isinstance(coefficient, Tensor):
+        if coefficient is None:
+            continue
+        if total is None:
+            total = coefficient * part
+        elif isinstance(coefficient, Tensor):
             total.addcmul_(coefficient, part)
-        elif coefficient is not None:
+        else:
             total.add_(part, alpha=coefficient)
-    return total
+    return torch.zeros_like(parts[0]) if total is None else total

@@ -33,13 +33,13 @@ def diagonal(d: Tensor, parameters: Parameters) -> LinearMap:
     )
 
 
-def rank_one(u: Tensor, parameters: Parameters) -> LinearMap:
-    """Make u uᵀ."""
+def rank_one(u: Tensor, parameters: Parameters, *, shift: float = 0.0, scale: float = 1.0) -> LinearMap:
+    """Make shift·I + scale·u uᵀ, multiplied in one pass."""
     return LinearMap.symmetric_of(
-        lambda V: torch.outer(u, u @ V),
+        lambda V: torch.addr(V, u, u @ V, beta=shift, alpha=scale),
         parameters,
         u.dtype,
         u.device,
-        identity=lambda: {"rank one": sha256_of(u), "dtype": str(u.dtype)},
-        in_float64=lambda: rank_one(u.double(), parameters),
+        identity=lambda: {"rank one": sha256_of(u), "shift": shift, "scale": scale, "dtype": str(u.dtype)},
+        in_float64=lambda: rank_one(u.double(), parameters, shift=shift, scale=scale),
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from jvp_ops._checks import finite_number
 from jvp_ops.errors import InputError, JvpOpsWarning
-from jvp_ops.linear import LinearMap, rank_one, shifted
+from jvp_ops.linear import LinearMap, rank_one
 from jvp_ops.parameters import Parameters
 
 ADDED = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
@@ -52,4 +52,4 @@ def clipping_at(g: Tensor, most: float | None, parameters: Parameters) -> Linear
     if scale >= 1:
         return None
     unit = g / norm.clamp(min=torch.finfo(g.dtype).tiny)
-    return shifted(rank_one(unit, parameters), scale, -scale * float(norm / (norm + ADDED)))
+    return rank_one(unit, parameters, shift=scale, scale=-scale * float(norm / (norm + ADDED)))

@@ -154,14 +154,16 @@ class OptimizerMap:
             The gradient's norm is exactly at the clipping threshold, where f has a kink; the derivative is that of
             the unclipped side.
         """
-        return self._linearized(self._frozen(state), step)[0]
+        frozen = self._frozen(state)
+        return self._linearized(frozen, step, point_at(self.loss, self._parts(frozen)[0]))
 
     def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
         """Take step number `step` and linearize it, from one pass of the loss: f(state) and Df, as `jacobian`."""
         frozen = self._frozen(state)
-        operator, point = self._linearized(frozen, step)
+        point = point_at(self.loss, self._parts(frozen)[0])
+        g = clip_to(point.gradient, self.clip)  # first: so it is made on the way
+        operator = self._linearized(frozen, step, point)
         with torch.no_grad():
-            g = clip_to(point.gradient, self.clip)
             return joined(self._update(self._parts(frozen), g, rate_at(self.lr, step), step)), operator
 
     def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
@@ -175,14 +177,14 @@ class OptimizerMap:
         with torch.inference_mode(False), torch.no_grad():
             return self._checked(state).clone()
 
-    def _linearized(self, frozen: Tensor, step: int) -> tuple[JacobianOperator, Point]:
+    def _linearized(self, frozen: Tensor, step: int, point: Point) -> JacobianOperator:
         lr, parts = rate_at(self.lr, step), self._parts(frozen)
         with torch.inference_mode(False), torch.no_grad():
-            point, numbers = point_at(self.loss, parts[0]), self._numbers(lr)
-            H, clipping = point.hessian().linear, None
+            numbers, clipping = self._numbers(lr), None
             if numbers is None or self.clip is not None:  # else f is linear in the gradient, which does not matter
                 g = point.gradient
                 clipping = clipping_at(g, self.clip, self.loss.parameters)
+            H = point.hessian().linear
         inside, gain = numbers or self._diagonals(parts, clip_to(g, self.clip), lr, step)
         linear = coupled(inside, gain, H if clipping is None else product(clipping, H), self.parameters)
         linear = replace(linear, identity=lambda: self._identity_at(lr, step, frozen, point))
@@ -190,7 +192,7 @@ class OptimizerMap:
             linear = replace(
                 linear, in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64), step).linear
             )
-        return JacobianOperator(linear), point
+        return JacobianOperator(linear)
 
     def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.

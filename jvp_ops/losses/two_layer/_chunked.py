@@ -20,6 +20,7 @@ class ChunkedLinearized:
 
     linearized: Sequence[products.LinearizedChunk]
     weights: Weights
+    slope: Tensor | None  # the gradient's sum, where it was made on the way
 
     def value(self) -> Tensor:
         """Sum the cross-entropy."""
@@ -27,7 +28,7 @@ class ChunkedLinearized:
 
     def gradient(self) -> Tensor:
         """Sum the gradient, shape (n,)."""
-        return products.gradient_at(self.linearized, self.weights)
+        return products.gradient_at(self.linearized, self.weights) if self.slope is None else self.slope
 
     def product(self, V: Tensor, *, gauss_newton: bool) -> Tensor:
         """Sum the products with V, shape (n, m)."""
@@ -60,9 +61,12 @@ class ChunkedForm:
         """Sum the gradient, shape (n,)."""
         return products.gradient_sum(self.chunks, weights)
 
-    def linearize(self, weights: Weights) -> ChunkedLinearized:
-        """Go forward once, and keep all that no direction changes."""
-        return ChunkedLinearized(products.linearize(self.chunks, weights), weights)
+    def linearize(self, weights: Weights, *, gradient: bool) -> ChunkedLinearized:
+        """Go forward once, and keep all that no direction changes; with the gradient on the way, or not."""
+        if gradient:
+            linearized, slope = products.linearize_with_gradient(self.chunks, weights)
+            return ChunkedLinearized(linearized, weights, slope)
+        return ChunkedLinearized(products.linearize(self.chunks, weights), weights, None)
 
     def bytes_needed(self, hidden: int, classes: int) -> int:
         """Count what a linearization keeps, and what one of its products works on."""

@@ -44,8 +44,8 @@ class Form(Protocol):
     def gradient(self, weights: Weights) -> Tensor:
         """Sum the gradient, shape (n,)."""
 
-    def linearize(self, weights: Weights) -> Linearized:
-        """Go forward once, and keep all that no direction changes."""
+    def linearize(self, weights: Weights, *, gradient: bool) -> Linearized:
+        """Go forward once, and keep all that no direction changes; `gradient` says that it will be asked for too."""
 
     def bytes_needed(self, hidden: int, classes: int) -> int:
         """Count what a linearization keeps, and what one of its products works on."""

@@ -252,7 +252,7 @@ class TwoLayerLoss:
         return Weights(**self.parameters.unflatten(theta))
 
     def _differentiate(self, frozen: Tensor) -> Derivatives:
-        """Go forward once at θ."""
+        """Go forward once at θ, when it is first known what for."""
         hidden, classes = self.parameters["W2"].shape
         require(
             self._form.bytes_needed(hidden, classes),
@@ -260,13 +260,19 @@ class TwoLayerLoss:
             f"a linearization over {self.samples} samples with one chunk's product",
             "raise max_memory, or use fewer samples or hidden units",
         )
-        with torch.no_grad(), numerics(self.device, self.dtype):
-            linearized = self._form.linearize(self._split(frozen))
+        made: list[Linearized] = []
+
+        def linearized(*, gradient: bool = False) -> Linearized:
+            if not made:
+                with torch.no_grad(), numerics(self.device, self.dtype):
+                    made.append(self._form.linearize(self._split(frozen), gradient=gradient))
+            return made[0]
+
         return Derivatives(
-            value=lambda: self._mean(linearized.value),
-            gradient=lambda: self._mean(linearized.gradient),
-            hessian=lambda: HessianOperator(self._linear(linearized, frozen, gauss_newton=False)),
-            gauss_newton=lambda: GaussNewtonOperator(self._linear(linearized, frozen, gauss_newton=True)),
+            value=lambda: self._mean(linearized().value),
+            gradient=lambda: self._mean(linearized(gradient=True).gradient),
+            hessian=lambda: HessianOperator(self._linear(linearized(), frozen, gauss_newton=False)),
+            gauss_newton=lambda: GaussNewtonOperator(self._linear(linearized(), frozen, gauss_newton=True)),
         )
 
     def _mean(self, total: Callable[[], Tensor]) -> Tensor:

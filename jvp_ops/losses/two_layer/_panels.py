@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jvp_ops._sums import in_threads, worker_count
+from jvp_ops._sums import each_in_threads
 from jvp_ops.losses.two_layer._products import LinearizedChunk
 
 Pairs = Callable[[int], Tensor]
@@ -53,14 +53,12 @@ class InputPanels:
         like = self._pairs_of_input(last - 1)
         panel = like.new_zeros(last - first, h, width, h)
 
-        def fill(numbers: range) -> None:
-            for i in numbers:
-                pairs = self._pairs_of_input(i)  # (d − i, pairs)
-                block = pairs.index_select(1, self._pair_of.view(-1)).view(self.inputs - i, h, h)
-                panel[i - first, :, i - first :] = block.transpose(0, 1)
+        def fill(place: int) -> None:
+            pairs = self._pairs_of_input(first + place)  # (d − i, pairs)
+            block = pairs.index_select(1, self._pair_of.view(-1)).view(width - place, h, h)
+            panel[place, :, place:] = block.transpose(0, 1)
 
-        workers = worker_count(like.device)
-        in_threads([lambda w=w: fill(range(first + w, last, workers)) for w in range(workers)])  # type: ignore[misc]
+        each_in_threads(fill, last - first, like.device)
         for i in range(first + 1, last):  # the panel's own lower triangle
             panel[i - first, :, : i - first] = panel[: i - first, :, i - first].permute(2, 0, 1)
         return panel.view((last - first) * h, width * h)

@@ -141,8 +141,8 @@ class PlainForm:
         """Sum the gradient, shape (n,)."""
         return _summed([_At.of(chunk, weights).gradient(weights) for chunk in self._chunks(weights)])
 
-    def linearize(self, weights: Weights) -> PlainLinearized:
-        """Go forward once, and keep all that no direction changes."""
+    def linearize(self, weights: Weights, *, gradient: bool) -> PlainLinearized:
+        """Go forward once, and keep all that no direction changes; the gradient is as cheap later."""
         return PlainLinearized([_At.of(chunk, weights) for chunk in self._chunks(weights)], weights)
 
     def bytes_needed(self, hidden: int, classes: int) -> int:

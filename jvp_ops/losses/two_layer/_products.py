@@ -65,22 +65,38 @@ def gradient_sum(chunks: Sequence[Chunk], weights: Weights) -> Tensor:
     def add(chunk: Chunk, total: Tensor) -> None:
         Z = _hidden(chunk, weights)
         D = pad_classes(_residual(_probabilities(Z, weights), chunk.labels))
-        _add_gradient(chunk, Z, Z * (1 - Z), D, W2, total, weights)
+        _add_gradient(chunk, Z, D, (D @ W2.mT).mul_(Z * (1 - Z)), total, weights)
 
     return accumulate(add, chunks, _zeros(weights))
 
 
 def linearize(chunks: Sequence[Chunk], weights: Weights) -> list[LinearizedChunk]:
     """Compute all that does not depend on the direction."""
-    linearized = []
-    for chunk in chunks:
-        Z = _hidden(chunk, weights)
-        P = _probabilities(Z, weights)
-        S = Z * (1 - Z)
-        D = _residual(P, chunk.labels)
-        C2 = (D @ weights.W2.mT).mul_(S).mul_(1 - 2 * Z)
-        linearized.append(LinearizedChunk(chunk, Z, S, pad_classes(P), pad_classes(D), C2))
-    return linearized
+    made = []
+    for chunk in chunks:  # one after another: memory that other threads allocate was measured to be slow to come by
+        at = _linearized(chunk, weights)
+        at.C2.mul_(1 - 2 * at.Z)
+        made.append(at)
+    return made
+
+
+def linearize_with_gradient(chunks: Sequence[Chunk], weights: Weights) -> tuple[list[LinearizedChunk], Tensor]:
+    """Do so, and sum the gradient on the way; the same bits as `gradient_sum`."""
+    made = [_linearized(chunk, weights) for chunk in chunks]
+
+    def add(at: LinearizedChunk, total: Tensor) -> None:
+        _add_gradient(at.chunk, at.Z, at.D, at.C2, total, weights)
+        at.C2.mul_(1 - 2 * at.Z)
+
+    return made, accumulate(add, made, _zeros(weights))
+
+
+def _linearized(chunk: Chunk, weights: Weights) -> LinearizedChunk:
+    """Linearize one chunk, with s ⊙ Δ W2ᵀ in the place of C₂, whose factor 1 − 2z is still to come."""
+    Z = _hidden(chunk, weights)
+    P = _probabilities(Z, weights)
+    S, D = Z * (1 - Z), pad_classes(_residual(P, chunk.labels))
+    return LinearizedChunk(chunk, Z, S, pad_classes(P), D, (D @ pad_classes(weights.W2).mT).mul_(S))
 
 
 def value_at(linearized: Sequence[LinearizedChunk], weights: Weights) -> Tensor:
@@ -97,7 +113,7 @@ def gradient_at(linearized: Sequence[LinearizedChunk], weights: Weights) -> Tens
     W2 = pad_classes(weights.W2)
 
     def add(at: LinearizedChunk, total: Tensor) -> None:
-        _add_gradient(at.chunk, at.Z, at.S, at.D, W2, total, weights)
+        _add_gradient(at.chunk, at.Z, at.D, (at.D @ W2.mT).mul_(at.S), total, weights)
 
     return accumulate(add, linearized, _zeros(weights))
 
@@ -115,10 +131,9 @@ def _zeros(weights: Weights) -> Tensor:
     return weights.b2.new_zeros(sum(part.numel() for part in (weights.W1, weights.b1, weights.W2, weights.b2)))
 
 
-def _add_gradient(chunk: Chunk, Z: Tensor, S: Tensor, D: Tensor, W2: Tensor, total: Tensor, weights: Weights) -> None:
-    """Add one chunk's share of the gradient; D and W2 are padded."""
+def _add_gradient(chunk: Chunk, Z: Tensor, D: Tensor, Q: Tensor, total: Tensor, weights: Weights) -> None:
+    """Add one chunk's share of the gradient, with Q = s ⊙ Δ W2ᵀ; D is padded."""
     (d, h), c = weights.W1.shape, weights.W2.shape[1]
-    Q = (D @ W2.mT).mul_(S)
     G1, g1, G2, g2 = total.split([d * h, h, h * c, c])
     G1.view(d, h).index_add_(0, chunk.live, chunk.inputs.mT @ Q)
     g1 += Q.sum(0)
