@@ -46,6 +46,7 @@ from jvp_ops.errors import (
 )
 
 if TYPE_CHECKING:
+    from jvp_ops._load import load as load
     from jvp_ops.data import Dataset as Dataset
     from jvp_ops.data import load_digits as load_digits
     from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
@@ -65,9 +66,11 @@ if TYPE_CHECKING:
     from jvp_ops.eigen import Cluster as Cluster
     from jvp_ops.eigen import Eigenpairs as Eigenpairs
     from jvp_ops.eigen import Inertia as Inertia
+    from jvp_ops.eigen import SingularTriplets as SingularTriplets
     from jvp_ops.eigen import SolveStatus as SolveStatus
     from jvp_ops.eigen import eigenpairs as eigenpairs
     from jvp_ops.eigen import inertia as inertia
+    from jvp_ops.eigen import svd as svd
     from jvp_ops.losses import FunctionLoss as FunctionLoss
     from jvp_ops.losses import ModelLoss as ModelLoss
     from jvp_ops.losses import TwoLayerLoss as TwoLayerLoss
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
     from jvp_ops.parameters import Parameters as Parameters
 
 _HOME = {
+    "load": "jvp_ops._load",
     "Dataset": "jvp_ops.data",
     "load_digits": "jvp_ops.data",
     "load_fashion_mnist": "jvp_ops.data",
@@ -113,7 +117,9 @@ _HOME = {
     "Eigenpairs": "jvp_ops.eigen",
     "SolveStatus": "jvp_ops.eigen",
     "Inertia": "jvp_ops.eigen",
+    "SingularTriplets": "jvp_ops.eigen",
     "eigenpairs": "jvp_ops.eigen",
+    "svd": "jvp_ops.eigen",
     "inertia": "jvp_ops.eigen",
     "FunctionLoss": "jvp_ops.losses",
     "ModelLoss": "jvp_ops.losses",

@@ -18,6 +18,7 @@ LAYERS = [
     {"_autodiff", "_differences"},
     {"store"},
     {"data"},
+    {"_result"},
     {"linear"},
     {"operators"},
     {"testing"},
@@ -27,6 +28,7 @@ LAYERS = [
     {"eigen"},
     {"dynamics"},
     {"cli"},
+    {"_load"},
     {"__main__"},
 ]
 LEAVES = {"testing"}

@@ -96,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"a frame of {kind} directions grows by, per step (mean over the window): {shown}",
         record=record | numbers,
         arrays=({} if found is None else found.arrays()) | {"local_growth": local},
+        result=found,
         identity={"command": "growth", "k": arguments.k, "start": kind, "orbit": orbit.identity()},
         draw=lambda: _figure(steps, local, found),
     )

@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         text=f"{described(data, arguments, f)}; loss {before:.4f} → {after:.4f}\n\n{found}",
         record=found.record() | {"loss": {"before": plain(before), "after": plain(after)}},
         arrays=found.arrays(),
+        result=found,
         identity=found.provenance,
         draw=lambda: kept.plot().figure,
     )

@@ -43,12 +43,14 @@ def deliver(
     arrays: dict[str, Any],
     identity: dict[str, Any],
     draw: Callable[[], Any],
+    result: Any = None,
 ) -> None:
-    """Write the run folder and the figure, and print."""
+    """Write the run folder, from which `jvp_ops.load` makes the result again, and the figure; and print."""
     from jvp_ops.store import save_run
 
     record = {"command": arguments.command, "settings": settings_of(arguments), **record}
-    save_run(folder, record=record, arrays=arrays, identity=identity)
+    whole = record if result is None else {**result.saved(), **record}
+    save_run(folder, record=whole, arrays=arrays, identity=identity)
     figure = "" if arguments.no_figure else _drawn(draw, folder / "figure.png")
     if arguments.json:
         print(json.dumps({**record, "folder": str(folder)}, indent=2, allow_nan=False))

@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         text=f"{described(data, arguments, f)}\n\n{found}\n\n{found.stability()}",
         record=found.record(),
         arrays=found.arrays(),
+        result=found,
         identity=found.provenance,
         draw=lambda: kept.plot()[0].figure,
     )

@@ -1,22 +1,21 @@
 """What `covariant_vectors` returns."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import as_html, as_text, plain
+from jvp_ops._report import plain
+from jvp_ops._result import Result
 from jvp_ops.parameters import Parameters
-from jvp_ops.store import save_run
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CovariantVectors:
+class CovariantVectors(Result):
     """Covariant Lyapunov vectors along a window of an orbit: unit vectors that the Jacobians carry into each other.
 
     Attributes
@@ -96,26 +95,11 @@ class CovariantVectors:
             f"{self.products} products in {self.seconds:.2f} s"
         )
 
-    def __repr__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
-
     def record(self) -> dict[str, Any]:
         """Give all but the arrays as a JSON-able dict."""
         names = ("start", "stop", "first", "products", "seconds")
         figures = ("values", "errors", "least_angles", "uncertainty", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give all arrays as numpy."""
-        names = ("at", "growth", "values", "errors", "angles", "uncertainty")
-        return {**{name: getattr(self, name) for name in names}, "vectors": self.vectors.cpu().numpy()}
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``run.json`` and ``arrays.npz`` into a new folder; as in `LyapunovSpectrum.save`."""
-        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the growth of each vector in each step of the window; return the matplotlib axes."""

@@ -1,22 +1,21 @@
 """What `finite_time_exponents` returns."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import as_html, as_text, plain
+from jvp_ops._report import plain
+from jvp_ops._result import Result
 from jvp_ops.parameters import Parameters
-from jvp_ops.store import save_run
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FiniteTimeExponents:
+class FiniteTimeExponents(Result):
     """The k largest finite-time exponents of a window of T steps: ln σᵢ(P) / T of the product P of its Jacobians.
 
     Attributes
@@ -103,27 +102,11 @@ class FiniteTimeExponents:
             f"{self.products} products in {self.seconds:.2f} s, tol {self.tol:.1e}"
         )
 
-    def __repr__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
-
     def record(self) -> dict[str, Any]:
         """Give all but the vectors as a JSON-able dict; −inf as text."""
         names = ("start", "stop", "tol", "iterations", "products", "seconds")
         figures = ("values", "log_singular_values", "residuals", "bounds", "converged", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give all arrays as numpy."""
-        names = ("values", "log_singular_values", "residuals", "bounds", "converged")
-        found: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
-        return found | {"right": self.right.cpu().numpy(), "left": self.left.cpu().numpy()}
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``run.json`` and ``arrays.npz`` into a new folder; as in `LyapunovSpectrum.save`."""
-        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the exponents by rank with their bounds; return the matplotlib axes."""

@@ -167,9 +167,8 @@ class Orbit:
             return self.at(start)
         exact = self.at(start).linear.in_float64 is not None
         steps = product(*(self._step(t, exact=exact) for t in reversed(range(start, stop))))
-        return JacobianOperator(
-            replace(steps, identity=lambda: {"product of steps": [start, stop], "orbit": self.identity()})
-        )
+        named = replace(steps, identity=lambda: {"product of steps": [start, stop], "orbit": self.identity()})
+        return JacobianOperator(named).made_by(self.jacobian, start, stop)
 
     def at(self, t: int) -> JacobianOperator:
         """Linearize at θ_t: the Jacobian of the step from there."""

@@ -1,23 +1,22 @@
 """What `lyapunov_spectrum` returns."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from jvp_ops._report import as_html, as_text, plain
+from jvp_ops._report import plain
+from jvp_ops._result import Result
 from jvp_ops.parameters import Parameters
-from jvp_ops.store import save_run
 
 Floats = NDArray[np.float64]
 FEWEST = 8  # stretches that tell a standard error
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LyapunovSpectrum:
+class LyapunovSpectrum(Result):
     """The k leading Lyapunov exponents along an orbit, with their history and standard errors.
 
     Exponents are natural logarithms per step, in the order of the QR decomposition, which is falling in the limit
@@ -124,33 +123,11 @@ class LyapunovSpectrum:
             f"{self.products} products in {self.seconds:.2f} s"
         )
 
-    def __repr__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
-
     def record(self) -> dict[str, Any]:
         """Give all but the arrays as a JSON-able dict; −inf as text, NaN as None."""
         names = ("steps", "asked", "transient", "first", "products", "seconds", "complete", "positive_count")
         figures = ("values", "errors", "positive_sum", "kaplan_yorke", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give all arrays as numpy."""
-        found: dict[str, NDArray[Any]] = {"values": self.values, "errors": self.errors, "growth": self.growth}
-        found |= {"intervals": self.intervals, "state": self.state.cpu().numpy()}
-        return found | {"vectors": self.vectors.cpu().numpy()}
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``run.json`` (figures, fingerprint, versions) and ``arrays.npz`` into a new folder.
-
-        Raises
-        ------
-        InputError
-            The folder exists and is not empty, or cannot be written.
-        """
-        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the running exponents with the final ones and their errors; return the matplotlib axes.

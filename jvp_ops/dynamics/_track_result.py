@@ -1,16 +1,15 @@
 """What `track_eigenpairs` returns."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import as_html, as_text, plain
+from jvp_ops._report import plain
+from jvp_ops._result import Result
 from jvp_ops.parameters import Parameters
-from jvp_ops.store import save_run
 
 Floats = NDArray[np.float64]
 SHOWN = 24  # rows of a table; a longer one is thinned out
@@ -18,7 +17,7 @@ CLOSE, NEVER = 0.1, 0.35  # of the threshold: the median of what has settled, an
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Tracking:
+class Tracking(Result):
     """One end of the Hessian's spectrum along training, measured every so many steps.
 
     Row i of each array is of the state before step number ``at[i]``.
@@ -165,12 +164,6 @@ class Tracking:
             f"{self.seconds:.2f} s; {self.stability()}"
         )
 
-    def __repr__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
-
     def record(self) -> dict[str, Any]:
         """Give all but the vectors and the state as a JSON-able dict."""
         names = ("which", "operator", "steps", "asked", "first", "complete", "seconds", "settled")
@@ -181,22 +174,6 @@ class Tracking:
             | {name: plain(figure) for name, figure in figures.items() if name not in ("vectors", "state")}
             | {"notes": list(self.notes)}
         )
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give all arrays as numpy."""
-        names = ("at", "values", "bounds", "converged", "thresholds", "losses", "gradient_norms", "gradient_overlap")
-        found = {name: getattr(self, name) for name in (*names, "continuity", "products", "verified")}
-        return found | {"vectors": self.vectors.cpu().numpy(), "state": self.state.cpu().numpy()}
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``run.json`` (figures, fingerprint, versions) and ``arrays.npz`` into a new folder.
-
-        Raises
-        ------
-        InputError
-            The folder exists and is not empty, or cannot be written.
-        """
-        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the eigenvalues with the threshold above the loss; return the pair of matplotlib axes.

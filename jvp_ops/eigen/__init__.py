@@ -1,4 +1,4 @@
-"""Eigenpairs of an operator, each with a certificate: block Lanczos, block Krylov–Schur, LAPACK, ARPACK."""
+"""Eigenpairs and singular triplets, each with a certificate: block Lanczos, block Krylov–Schur, LAPACK, ARPACK."""
 
 from jvp_ops.eigen._certify import Cluster as Cluster
 from jvp_ops.eigen._eigenpairs import eigenpairs as eigenpairs
@@ -6,3 +6,5 @@ from jvp_ops.eigen._inertia import Inertia as Inertia
 from jvp_ops.eigen._inertia import inertia as inertia
 from jvp_ops.eigen._monitor import SolveStatus as SolveStatus
 from jvp_ops.eigen._result import Eigenpairs as Eigenpairs
+from jvp_ops.eigen._svd import svd as svd
+from jvp_ops.eigen._svd_result import SingularTriplets as SingularTriplets

@@ -1,5 +1,6 @@
 """Certificates: what the operator itself says of a basis that a solver found."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def certify(rounding: Rounding, X: Tensor, target: Target, k: int, *, left: Tens
     operator = rounding.exact or rounding.operator
     rounded = X.to(operator.torch_dtype)
     image = operator.apply(rounded.contiguous()).double()
-    errors, level = _product_errors(rounding, operator, rounded, image)
+    errors, level = product_errors(rounding, operator, rounded, image)
     errors = errors + level[1] * torch.linalg.vector_norm(X.double() - rounded.double(), dim=0).cpu().numpy()
     args = (X.double(), image, errors)
     found = _symmetric(*args) if operator.symmetric else _general(*args, left)
@@ -105,7 +106,7 @@ def _chosen(
     )
 
 
-def _product_errors(
+def product_errors(
     rounding: Rounding, operator: TensorOperator, X: Tensor, image: Tensor
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Measure the rounding of each product, its level, and ‖A‖ from below."""
@@ -158,6 +159,19 @@ def simultaneous_bounds(
     ----------
     B. N. Parlett, "The Symmetric Eigenvalue Problem" (1998), theorem 11.5.1 (Kahan).
     """
+    return grouped_bounds(values, residuals, errors, lambda group: gram[np.ix_(group, group)])
+
+
+def grouped_bounds(
+    values: NDArray[np.float64],
+    residuals: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    *grams: Callable[[list[int]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Widen intervals until those that overlap are bounded together; see `simultaneous_bounds`.
+
+    ``gram(group)`` gives RᵀR of a group's residuals; of several kinds of residual, the largest norm counts.
+    """
     k = len(values)
     groups = [[j] for j in range(k)]
     while True:
@@ -166,7 +180,7 @@ def simultaneous_bounds(
             if len(group) == 1:
                 bounds[group] = residuals[group] + errors[group]
             else:
-                size = np.linalg.norm(gram[np.ix_(group, group)], 2)
+                size = max(float(np.linalg.norm(gram(group), 2)) for gram in grams)
                 bounds[group] = np.sqrt(size) + np.linalg.norm(errors[group])
         merged: list[list[int]] = []
         for group in groups:

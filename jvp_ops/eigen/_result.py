@@ -1,21 +1,19 @@
 """What `eigenpairs` returns."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import as_html, as_text
+from jvp_ops._result import Result
 from jvp_ops.eigen._certify import Cluster
 from jvp_ops.parameters import Parameters
-from jvp_ops.store import save_run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Eigenpairs:
+class Eigenpairs(Result):
     """Some eigenpairs of an operator A, best first by `which`, with what is known of their error.
 
     Attributes
@@ -70,6 +68,8 @@ class Eigenpairs:
     provenance : dict
         The operator's identity, for the fingerprint.
     """
+
+    inner: ClassVar[tuple[type, ...]] = (Cluster,)
 
     values: NDArray[Any]
     vectors: Tensor
@@ -139,12 +139,6 @@ class Eigenpairs:
             return "residuals are backward errors" if self.condition is None else "bounds are of first order"
         return "none missed (proved)" if self.complete else "intervals hold; that none was missed is not proved"
 
-    def __repr__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
-
     def record(self) -> dict[str, Any]:
         """Give all but the vectors as a JSON-able dict; complex values as [real, imaginary]."""
         plain: dict[str, Any] = {
@@ -160,24 +154,6 @@ class Eigenpairs:
             {"members": list(c.members), "mean": [c.mean.real, c.mean.imag], "bound": c.bound} for c in self.clusters
         ]
         return {**plain, "complete": self.complete, "history": self.history.tolist(), "notes": list(self.notes)}
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give all arrays, vectors included, as numpy."""
-        found = {"values": self.values, "vectors": self.vectors.cpu().numpy(), "residuals": self.residuals}
-        found |= {"bounds": self.bounds, "converged": self.converged}
-        if self.hessian_values is not None and self.hessian_bounds is not None:
-            found |= {"hessian_values": self.hessian_values, "hessian_bounds": self.hessian_bounds}
-        return found
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``run.json`` (figures, fingerprint, versions) and ``arrays.npz`` into a new folder.
-
-        Raises
-        ------
-        InputError
-            The folder exists and is not empty, or cannot be written.
-        """
-        return save_run(folder, record=self.record(), arrays=self.arrays(), identity=self.provenance)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the values with their bounds, by rank; return the matplotlib axes.

@@ -45,7 +45,7 @@ def solve(operator: TensorOperator, request: Request, target: Target) -> Eigenpa
         monitor = Monitor(
             max_products=request.max_products, max_seconds=request.max_seconds, callback=request.callback, bar=bar
         )
-        found = _find(rounding, request, target, random, monitor)
+        found = find(rounding, request, target, random, monitor)
         left = _left_basis(rounding, request, target, random, monitor, found) if request.condition else None
     certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
     proof = _proof(certified, request, rounding, target) if request.prove_complete else Proof()
@@ -80,14 +80,14 @@ def _proof(certified: Certified, request: Request, rounding: Rounding, target: T
         return Proof(reason=str(error))
 
 
-def _find(
+def find(
     rounding: Rounding,
     request: Request,
     target: Target,
     rng: np.random.Generator,
     monitor: Monitor,
 ) -> Found:
-    """Run the solver that was chosen."""
+    """Run the solver that was chosen; what it finds is not certified yet."""
     if request.method == "dense":
         return by_lapack(rounding, request, target)
     if request.method == "scipy":
@@ -146,7 +146,7 @@ def _left_basis(
         rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else rounding.exact.T
     )
     try:
-        left = _find(transposed, replace(request, start=None, checkpoint=None, resume=False), target, rng, monitor)
+        left = find(transposed, replace(request, start=None, checkpoint=None, resume=False), target, rng, monitor)
     except ConvergenceError:
         return None
     known = [torch.linalg.eigvals((part.basis.mT @ _image(part)).double()).cpu().numpy() for part in (right, left)]

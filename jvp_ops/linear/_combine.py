@@ -131,6 +131,9 @@ def transposed(base: LinearMap) -> LinearMap:
         return base
     if isinstance(base.structure, Transposed):
         return base.structure.base
+    if isinstance(base.structure, Product):  # factor by factor, so that PᵀP of a product reads as its own transpose
+        flat = product(*(transposed(factor) for factor in reversed(base.structure.factors)))
+        return replace(flat, identity=lambda: {"transpose of": base.identity()})
     return replace(
         base,
         apply=base.adjoint,

@@ -63,12 +63,12 @@ class Point:
     def hessian(self) -> HessianOperator:
         """Give the Hessian ∇²L(θ) as an operator."""
         with torch.inference_mode(False):
-            return self._derivatives.hessian()
+            return self._derivatives.hessian().made_by(self.loss.hessian, self.frozen)
 
     def gauss_newton(self) -> GaussNewtonOperator:
         """Give the generalized Gauss-Newton matrix at θ as an operator; of a `ModelLoss` from a pass of its own."""
         with torch.inference_mode(False):
-            return self._derivatives.gauss_newton()
+            return self._derivatives.gauss_newton().made_by(self.loss.gauss_newton, self.frozen)
 
     def identity(self) -> dict[str, Any]:
         """Name L and θ, as a JSON-able dict, without any pass."""

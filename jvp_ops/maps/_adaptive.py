@@ -102,7 +102,8 @@ class RMSProp(OptimizerMap):
     def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make P^½ (H + ωI) P^½ of step number `step` as an operator."""
         at = self.point(state, at)
-        return preconditioned(at.hessian(), self.preconditioner(state, step, at=at), self.weight_decay)
+        P = self.preconditioner(state, step, at=at)
+        return preconditioned(at.hessian(), P, self.weight_decay).made_by(self.curvature, state.clone(), step)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable: 2/α; infinite at α = 0."""
@@ -211,7 +212,8 @@ class Adam(OptimizerMap):
         """Make P^½ (H + ωI) P^½ of step number `step` as an operator; without ω where it is decoupled."""
         decay = 0.0 if self._decoupled else self.weight_decay
         at = self.point(state, at)
-        return preconditioned(at.hessian(), self.preconditioner(state, step, at=at), decay)
+        P = self.preconditioner(state, step, at=at)
+        return preconditioned(at.hessian(), P, decay).made_by(self.curvature, state.clone(), step)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable, v standing still.

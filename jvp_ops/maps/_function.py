@@ -127,7 +127,7 @@ class FunctionMap:
             in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)).linear,
             notes=self.notes,
         )
-        return image.detach().clone(), JacobianOperator(linear)
+        return image.detach().clone(), JacobianOperator(linear).made_by(self.jacobian, frozen, step)
 
     def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
         """Name Df at a state as its operator does, without linearizing."""

@@ -90,7 +90,7 @@ class MinibatchSGD:
                 "MinibatchSGD.of(losses) takes one loss for each batch"
             )
         loss.subset([0])  # which refuses data that cannot be taken apart
-        self._prepare(loss, loss, loss.samples, loss.subset, batch_size, optimizer, rng, drop_last)
+        self._prepare(loss, [loss], loss.samples, batch_size, optimizer, rng, drop_last)
 
     @classmethod
     def of(cls, losses: Sequence[Loss], *, optimizer: Callable[[Loss], OptimizerMap] = _descent, rng: Rng = 0) -> Self:
@@ -124,27 +124,25 @@ class MinibatchSGD:
         if len(kinds) > 1:
             raise InputError(f"the losses must have the same parameters, dtype and device, not {sorted(kinds)}")
         made, chosen = object.__new__(cls), list(losses)
-        made._prepare(None, chosen[0], len(chosen), lambda index: chosen[int(index[0])], 1, optimizer, rng, False)
-        made._losses = chosen
+        made._prepare(None, chosen, len(chosen), 1, optimizer, rng, False)
         return made
 
     def _prepare(
         self,
         loss: Loss | None,
-        template: Loss,
+        losses: list[Loss],
         count: int,
-        pick: Callable[[Tensor], Loss],
         batch_size: int,
         optimizer: Callable[[Loss], OptimizerMap],
         rng: Rng,
         drop_last: bool,
     ) -> None:
-        self.loss, self._losses, self._count, self._pick = loss, [template], count, pick
+        self.loss, self._losses, self._count = loss, losses, count
         self.batch_size = positive_int(batch_size, "batch_size")
         if self.batch_size > count:
             raise InputError(f"batch_size must be at most the {count} samples there are, not {batch_size}")
         ready = isinstance(optimizer, OptimizerMap) or not callable(optimizer)
-        made = None if ready else optimizer(template)
+        made = None if ready else optimizer(losses[0])
         if not isinstance(made, OptimizerMap):
             kind = f"it is a {type(optimizer).__name__}" if ready else f"it gave {type(made).__name__}"
             raise InputError(
@@ -191,6 +189,14 @@ class MinibatchSGD:
         if latest is None or latest[0] != step:
             latest = self._latest = (step, self.optimizer.over(self._pick(self.batch(step))))
         return latest[1]
+
+    def _pick(self, index: Tensor) -> Loss:
+        """Take the loss of a batch: over its samples, or the one it names."""
+        subset = getattr(self.loss, "subset", None)
+        return self._losses[int(index[0])] if subset is None else subset(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_latest": None}
 
     def __call__(self, state: Tensor, step: int = 0) -> Tensor:
         """Take step number `step`: f(state), shape (n,)."""

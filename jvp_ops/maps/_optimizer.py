@@ -192,7 +192,7 @@ class OptimizerMap:
             linear = replace(
                 linear, in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64), step).linear
             )
-        return JacobianOperator(linear)
+        return JacobianOperator(linear).made_by(self.jacobian, frozen, step)
 
     def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.

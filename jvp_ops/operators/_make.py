@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def identity(
     layout = parameters
     if not isinstance(layout, Parameters):
         layout = Parameters.without_names(positive_int(layout, "parameters"))
-    return TensorOperator(identity_map(layout, resolve_dtype(dtype), resolve_device(device)))
+    made = TensorOperator(identity_map(layout, resolve_dtype(dtype), resolve_device(device)))
+    return made.made_by(partial(identity, dtype=dtype, device=device), layout)
 
 
 def diagonal_operator(d: Tensor | Mapping[str, Tensor], parameters: Parameters | None = None) -> TensorOperator:
@@ -92,7 +94,8 @@ def diagonal_operator(d: Tensor | Mapping[str, Tensor], parameters: Parameters |
     if layout.size != len(d):
         raise InputError(f"d holds {len(d)} numbers, but the parameters are {layout.size}")
     check_finite(d, "d")
-    return TensorOperator(diagonal(d.detach().clone(), layout))
+    kept = d.detach().clone()
+    return TensorOperator(diagonal(kept, layout)).made_by(diagonal_operator, kept, layout)
 
 
 def as_operator(operator: Any, *, symmetric: bool | None = None) -> TensorOperator:
@@ -126,6 +129,10 @@ def as_operator(operator: Any, *, symmetric: bool | None = None) -> TensorOperat
             claimed = "symmetric" if operator.symmetric else "not symmetric"
             raise InputError(f"symmetric={symmetric} was said of {operator!r}, which is {claimed}")
         return operator
+    return _adopted(operator, symmetric).made_by(partial(as_operator, symmetric=symmetric), operator)
+
+
+def _adopted(operator: Any, symmetric: bool | None) -> TensorOperator:
     if isinstance(operator, Tensor):
         return _of_tensor(operator, symmetric)
     if not (isinstance(operator, LinearOperator | np.ndarray) or scipy.sparse.issparse(operator)):

@@ -25,6 +25,7 @@ from jvp_ops.linear import (
     transposed,
 )
 from jvp_ops.operators._contract import ScipyContract
+from jvp_ops.operators._copies import Copies
 from jvp_ops.operators._dense import assemble, assemble_into
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import fingerprint
@@ -49,7 +50,7 @@ class PhaseSpace:
     base: "TensorOperator"
 
 
-class TensorOperator(ScipyContract):
+class TensorOperator(Copies, ScipyContract):
     """A scipy LinearOperator whose products are torch products on a device.
 
     ``A @ x`` and scipy's solvers take numpy arrays; ``A @ tensor``, `apply` and `apply_adjoint` take torch
@@ -159,7 +160,9 @@ class TensorOperator(ScipyContract):
         if self._original is not None:
             wide = self._original.in_float64()
             return None if wide is None else wide.T
-        return None if self.linear.in_float64 is None else type(self)(self.linear.in_float64())
+        if self.linear.in_float64 is None:
+            return None
+        return type(self)(self.linear.in_float64()).made_by(self.in_float64)
 
     def identity(self) -> dict[str, Any]:
         """All that the operator depends on, as a JSON-able dict: what its fingerprint is made of."""
@@ -195,13 +198,13 @@ class TensorOperator(ScipyContract):
         wide = V if V.ndim == 2 else V[:, None]
         if wide.shape[1] == 0:
             return V.new_zeros(self.shape[0] + self.shape[1] - size, 0)
-        first = self.products + 1
         with torch.inference_mode(False), torch.no_grad():
             result: Tensor = product(wide.clone() if wide.is_inference() else wide)
         self._products[0] += wide.shape[1]
         if not bool(torch.isfinite(wide).all() & torch.isfinite(result).all()):  # one wait for the device
             check_finite(V, "the direction")
             last = "" if wide.shape[1] == 1 else f" to {self.products}"
+            first = self.products - wide.shape[1] + 1
             raise NonFiniteError(
                 f"NaN or Inf came out of product {first}{last} of this {type(self).__name__}, from a finite state and "
                 "finite directions: a step of the computation overflows or is not differentiable there"
@@ -219,7 +222,7 @@ class TensorOperator(ScipyContract):
         InputError
             A name matches nothing; the message lists the names.
         """
-        return type(self)(block_of(self.linear, rows, columns))
+        return type(self)(block_of(self.linear, rows, columns)).made_by(self.block, rows, columns)
 
     def dense(
         self,
@@ -316,7 +319,8 @@ class TensorOperator(ScipyContract):
             side.index(chosen, self.device) if _are_names(chosen) else numbers_of(chosen, side.size, name, self.device)  # type: ignore[arg-type]
             for side, chosen, name in sides
         ]
-        return TensorOperator(selection_of(self.linear, *numbers, same=torch.equal(*numbers)))
+        chosen = selection_of(self.linear, *numbers, same=torch.equal(*numbers))
+        return TensorOperator(chosen).made_by(self.part, rows, cols)
 
     def _adjoint(self) -> "TensorOperator":
         if self.symmetric:
@@ -327,13 +331,17 @@ class TensorOperator(ScipyContract):
             return made
         return self._original
 
-    def _transpose(self) -> "TensorOperator":
-        return self._adjoint()
+    _transpose = _adjoint
 
     def _composed(self, linear: LinearMap, *operands: Any, recipe: str) -> "TensorOperator":
         made = TensorOperator(linear)
-        made.args = tuple(operand for operand in operands if recipe != "shifted")
-        return made
+        made.args = operands
+        return made.made_by(_called, self, recipe, operands[1:])
+
+
+def _called(operator: TensorOperator, method: str, args: tuple[Any, ...]) -> Any:
+    """Compose an operator again."""
+    return getattr(operator, method)(*args)
 
 
 def _are_names(chosen: Selection) -> bool:

@@ -1,10 +1,12 @@
 """Run folders: ``run.json`` for figures and provenance, ``arrays.npz`` for arrays, written whole or not at all."""
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from jvp_ops._version import __version__
-from jvp_ops.errors import InputError
+from jvp_ops.errors import DataError, InputError
 from jvp_ops.store._fingerprint import fingerprint
+
+FORMAT = 2  # of a result's folder: 1 held figures and arrays, but not every field
 
 
 def save_run(
@@ -39,7 +43,8 @@ def save_run(
         raise InputError(f"cannot write the run folder {target}: {error.strerror}; choose another place") from None
     try:
         np.savez(partial / "arrays.npz", **arrays)  # type: ignore[arg-type]
-        text = json.dumps({**record, **provenance(identity)}, indent=2, allow_nan=False)
+        sums = {"arrays_sha256": _sha256(partial / "arrays.npz")}
+        text = json.dumps({**record, **provenance(identity), **sums}, indent=2, allow_nan=False)
         (partial / "run.json").write_text(text + "\n")
         partial.chmod(0o755)
         os.replace(partial, target)
@@ -50,6 +55,53 @@ def save_run(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Read ``run.json`` of a folder that holds a result in the present format.
+
+    Raises
+    ------
+    DataError
+        It is not there, damaged, of another format, or no result's.
+    """
+    file = Path(folder) / "run.json"
+    try:
+        record = json.loads(file.read_text())
+    except OSError as error:
+        raise DataError(f"{folder} is no run folder: {file.name} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise DataError(f"{folder} is damaged: {file.name} is no JSON") from None
+    if not isinstance(record, dict) or "fingerprint" not in record:
+        raise DataError(f"{folder} is no run folder: {file.name} has no fingerprint")
+    found = record.get("format", 1)
+    if found != FORMAT and ("format" in record or "command" not in record):
+        version = record.get("versions", {}).get("jvp_ops", "unknown")
+        less = "does not hold all fields of the result" if found == 1 else "this version does not know"
+        raise DataError(
+            f"{folder} is in format {found} (jvp_ops {version}), which {less}; this version reads format {FORMAT}: "
+            "compute and save it anew, or read its arrays.npz with numpy"
+        )
+    if not isinstance(record.get("result"), str) or not isinstance(record.get("fields"), dict):
+        raise DataError(f"{folder} holds no result of one analysis: read its run.json and arrays.npz")
+    return record
+
+
+def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read the record of a result and its arrays, whose checksum must be the record's."""
+    record, file = read_record(folder), Path(folder) / "arrays.npz"
+    try:
+        if _sha256(file) != record.get("arrays_sha256"):
+            raise DataError(f"{folder} is damaged: arrays.npz is not the one that was written with run.json")
+        with np.load(file, allow_pickle=False) as held:
+            return record, {name: held[name] for name in held.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{folder} is damaged: arrays.npz cannot be read ({error})") from None
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_run_folder(folder: str | Path) -> None:

@@ -1,8 +1,8 @@
 """Retained autograd graphs of one chunk of samples, each a product to be applied many times."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,77 +141,15 @@ def pick(outputs: Any, part: Part) -> list[Tensor]:
                 outputs[part] if not isinstance(part, str) or isinstance(outputs, Mapping) else getattr(outputs, part)
             )
         except (KeyError, IndexError, AttributeError, TypeError):
-            raise InputError(
-                f"outputs={part!r} names no part of what the model returns, a {type(outputs).__name__}{_names(outputs)}"
-            ) from None
+            found = f"{type(outputs).__name__}{names_of(outputs)}"
+            raise InputError(f"outputs={part!r} names no part of what the model returns, a {found}") from None
     chosen = list({id(z): z for z in all_tensors(outputs) if z.is_floating_point() and z.requires_grad}.values())
     if not chosen:
         raise InputError("the model's outputs depend on none of the parameters, so there is no Gauss-Newton matrix")
     return chosen
 
 
-def find_part(at: Evaluation, batch: Batch) -> Part:
-    """Find the one part of the outputs that the loss depends on.
-
-    Raises
-    ------
-    InputError
-        It depends on several.
-    """
-    found = at.outputs(batch)
-    if isinstance(found, Tensor):
-        return None
-    parts = _parts(found)
-    floating = {
-        name: [z for z in all_tensors(value) if z.is_floating_point() and z.requires_grad] for name, value in parts
-    }
-    value = at.loss(found, batch)
-    used, met = [], set[int]()
-    for name, tensors in floating.items():
-        tensors = [z for z in tensors if z is not value and not (at.objective.function is None and name == "loss")]
-        tensors = [z for z in tensors if id(z) not in met]
-        met |= {id(z) for z in tensors}
-        if tensors and any(
-            g is not None for g in torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
-        ):
-            used.append(name)
-    if len(used) != 1:
-        raise InputError(
-            f"gauss_newton needs the part of the model's outputs that the loss is convex in, and the loss depends on "
-            f"{' and '.join(map(repr, used)) or 'none'} of {type(found).__name__}{_names(found)}: name it by outputs="
-        )
-    return used[0]
-
-
-def refuse_concave(slopes: Sequence[Tensor], outputs: Sequence[Tensor], samples: int) -> float:
-    """Probe uᵀ (∂²ℓ/∂z²) u for each sample, and return the largest; a negative one shows that ℓ is not convex."""
-    random, largest = torch.Generator().manual_seed(0), 0.0
-    for _ in range(4):
-        probes = [torch.randn(z.shape, generator=random).to(z) for z in outputs]
-        curved = pull_back(slopes, outputs, probes)
-        by_row = [(u * c).reshape(len(u) if u.ndim else 1, -1).sum(1) for u, c in zip(probes, curved, strict=True)]
-        curvature = (
-            sum(by_row) if all(len(row) == samples for row in by_row) else torch.stack([r.sum() for r in by_row])
-        )
-        assert isinstance(curvature, Tensor)
-        largest = max(largest, float(curvature.abs().max()))
-        if bool((curvature < -1e-4 * curvature.abs().max()).any()):
-            raise InputError(
-                "the loss function is not convex in the model's outputs (a curvature of "
-                f"{float(curvature.min()):.3g} was met), so it has no Gauss-Newton matrix: use hessian(theta)"
-            )
-    return largest
-
-
-def refuse_linear() -> NoReturn:
-    """Refuse a Gauss-Newton matrix that is zero whatever θ is."""
-    raise InputError(
-        "the loss is linear in the model's outputs, so that its Gauss-Newton matrix is zero by definition (as of a "
-        "model that ends in LogSoftmax with nll_loss): take cross_entropy on the logits, or hessian(theta)"
-    )
-
-
-def _parts(outputs: Any) -> list[tuple[str | int, Any]]:
+def parts_of(outputs: Any) -> list[tuple[str | int, Any]]:
     if isinstance(outputs, Mapping):
         return list(outputs.items())
     if isinstance(outputs, tuple | list):
@@ -219,6 +157,6 @@ def _parts(outputs: Any) -> list[tuple[str | int, Any]]:
     return list(vars(outputs).items()) if hasattr(outputs, "__dict__") else []
 
 
-def _names(outputs: Any) -> str:
-    names = [name for name, _ in _parts(outputs)]
+def names_of(outputs: Any) -> str:
+    names = [name for name, _ in parts_of(outputs)]
     return f" of {', '.join(map(str, names))}" if names else ""

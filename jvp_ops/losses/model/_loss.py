@@ -8,30 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from jvp_ops._autodiff import join
-from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype, sample_numbers
+from jvp_ops._checks import check_state, resolve_device, resolve_dtype, sample_numbers
 from jvp_ops._differences import UNCHECKED, somewhere_near
 from jvp_ops._memory import parse_bytes
 from jvp_ops._random import Rng
-from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap
 from jvp_ops.losses._point import Derivatives, Point
-from jvp_ops.losses.model._batches import Batch, Batches
+from jvp_ops.losses.model._batches import Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
+from jvp_ops.losses.model._convexity import convex_part
 from jvp_ops.losses.model._evaluation import Evaluation, LossFunction, Objective
 from jvp_ops.losses.model._findings import find_out
 from jvp_ops.losses.model._fitness import refuse_shared_memory, refuse_unfit
-from jvp_ops.losses.model._graphs import (
-    Part,
-    Passed,
-    find_part,
-    gauss_newton_graph,
-    hessian_graph,
-    outer_gradient,
-    refuse_concave,
-    refuse_linear,
-)
+from jvp_ops.losses.model._graphs import Part, Passed, gauss_newton_graph, hessian_graph
 from jvp_ops.losses.model._items import Unpacking
+from jvp_ops.losses.model._options import check_options
 from jvp_ops.losses.model._parameters import common_dtype, real_shape, trainable
 from jvp_ops.losses.model._redraw import redraw
 from jvp_ops.losses.model._reduction import spread_samples
@@ -41,7 +33,7 @@ from jvp_ops.losses.model._total import Graph, Total
 from jvp_ops.losses.model._verify import Probe, check_gauss_newton, check_hessian
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator
 from jvp_ops.parameters import Parameters
-from jvp_ops.store import callable_identity, module_identity, sha256_of
+from jvp_ops.store import sha256_of
 
 FEW = 2  # samples on which θ itself is looked at
 
@@ -128,6 +120,14 @@ class ModelLoss:
     <10x60 HessianOperator with dtype=float32>
     """
 
+    _recipe: tuple[Callable[..., Any], tuple[Any, ...]]  # what makes this loss again, in another process
+
+    def __new__(cls, *given: Any, **options: Any) -> "ModelLoss":
+        """Keep what it is made of."""
+        made = object.__new__(cls)
+        made._recipe = (partial(cls, **options), given)
+        return made
+
     @torch.inference_mode(False)
     def __init__(
         self,
@@ -147,7 +147,7 @@ class ModelLoss:
         max_memory: int | str | None = None,
     ) -> None:
         named = trainable(model, loss_function, parameters)
-        _check_options(loss_function, regularizer, normalizer, unpack, second_derivatives, coupled)
+        check_options(loss_function, regularizer, normalizer, unpack, second_derivatives, coupled)
         self.parameters = Parameters.of({name: real_shape(tensor) for name, tensor in named.items()})
         captured = Captured()
         captured.visit(model, "model")
@@ -244,14 +244,15 @@ class ModelLoss:
             reading = self._total.reading(at, leaves)
             return lambda batch: gauss_newton_graph(at, leaves, batch, part, reading)
 
-        return GaussNewtonOperator(self._linearize(theta, "gauss_newton", graph))
+        made = GaussNewtonOperator(self._linearize(theta, "gauss_newton", graph))
+        return made.made_by(self.gauss_newton, theta.detach().clone())
 
     @torch.inference_mode(False)
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
         """Make the same loss in another dtype or on another device, from the values and data as they were given."""
         device = self.device if device is None else resolve_device(device)
         dtype = self.dtype if dtype is None else resolve_dtype(dtype)
-        return self._of(self._total.to(device, dtype))
+        return self._of(self._total.to(device, dtype), partial(self.to, dtype=dtype, device=device))
 
     @torch.inference_mode(False)
     def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
@@ -269,36 +270,28 @@ class ModelLoss:
         InputError
             No numbers, or one that is no sample's; or the data come from a loader or a list of batches.
         """
-        return self._of(self._total.subset(sample_numbers(index, self.samples)))
+        return self._of(self._total.subset(sample_numbers(index, self.samples)), self.subset, index)
 
     def identity(self) -> dict[str, Any]:
         """All that L depends on, as a JSON-able dict; of functions, their code and what they hold."""
-        objective, binding = self._total.objective, self._total.binding
-        regularizer = None if self._total.regularization is None else self._total.regularization.function
-        named = {"regularizer": regularizer, "normalizer": objective.normalizer}
-        with binding.holding(binding.substitutes(binding.leaves(binding.initial()))):
-            code = {name: callable_identity(function) for name, function in named.items() if function is not None}
-            model, function = module_identity(objective.model), objective.function
-            code["function"] = "the model's own" if function is None else callable_identity(function)
-        modes = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
         return {
             "loss": "ModelLoss",
-            "model": model,
-            "constants": sha256_of(*binding.constants),
-            "data": self._total.batches.identity(),
+            **self._total.identity(),
             "shapes": {entry.name: entry.shape for entry in self.parameters},
             "dtype": str(self.dtype),
-            **code,
-            **modes,
             **({"coupled": True} if self._coupled else {}),
             **({} if self._outputs is None else {"outputs": self._outputs}),
         }
 
     # --- what is checked, and linearized ------------------------------------------------------------------------
 
-    def _of(self, total: Total) -> "ModelLoss":
-        other = object.__new__(ModelLoss)
+    def __reduce__(self) -> Any:
+        return self._recipe
+
+    def _of(self, total: Total, function: Callable[..., Any], *args: Any) -> "ModelLoss":
+        other = object.__new__(type(self))
         moved = {"_total": total, "dtype": total.binding.dtype, "device": total.binding.device}
+        moved["_recipe"] = (function, args)
         other.__dict__.update(self.__dict__ | moved)
         return other
 
@@ -317,18 +310,7 @@ class ModelLoss:
         """Find the part of the outputs that the loss is convex in, and see on all samples tried that it is."""
         with self._total.at(theta) as (at, leaves):
             samples = spread_samples(self._total.batches)
-            part = find_part(at, samples[0]) if self._outputs is None else self._outputs
-            reading = self._total.reading(at, leaves)
-
-            def curvature_of(batch: Batch, *, elsewhere: bool) -> float:
-                z, slopes, inputs = outer_gradient(at, leaves, batch, part, reading, elsewhere=elsewhere)
-                return refuse_concave(slopes[: len(z)], inputs[: len(z)], batch.samples)
-
-            largest = max(curvature_of(batch, elsewhere=False) for batch in samples)
-            # a saturated loss is flat where it stands, a linear one everywhere
-            if largest == 0 and not any(curvature_of(batch, elsewhere=True) for batch in samples):
-                refuse_linear()
-        return part
+            return convex_part(at, leaves, samples, self._outputs, self._total.reading(at, leaves))
 
     def _differentiate(self, frozen: Tensor) -> Derivatives:
         passed = Passed()
@@ -366,19 +348,3 @@ class ModelLoss:
             in_float64=in_float64 if self._total.findings.in_float64 else None,
             notes=self.notes,
         )
-
-
-def _check_options(
-    loss_function: Any, regularizer: Any, normalizer: Any, unpack: Any, second_derivatives: object, coupled: object
-) -> None:
-    if not isinstance(coupled, bool):
-        raise InputError(f"coupled must be True or False, not {coupled!r}")
-    named = {"loss_function": loss_function, "regularizer": regularizer, "normalizer": normalizer, "unpack": unpack}
-    for name, function in named.items():
-        if function is not None and not callable(function):
-            raise InputError(f"{name} must be a function, not {type(function).__name__}")
-        if isinstance(function, type) and issubclass(function, nn.Module):
-            raise InputError(f"{name} is the class {function.__name__}: pass an instance, {function.__name__}()")
-    if coupled and normalizer is not None:
-        raise InputError("normalizer= has no part in coupled=True, where the loss of the one batch is taken as it is")
-    check_second_derivatives(second_derivatives)

@@ -23,6 +23,7 @@ from jvp_ops.losses.model._reduction import find_totals
 from jvp_ops.losses.model._regularization import Regularization
 from jvp_ops.losses.model._streaming import Builder, Plan, Stream
 from jvp_ops.losses.model._verify import Probe
+from jvp_ops.store import callable_identity, module_identity, sha256_of
 
 Graph = Callable[[Evaluation, Tensors], Builder]
 
@@ -128,6 +129,19 @@ class Total:
         """Give θ once more, as the loss function reads it apart from the model."""
         again = self.binding.leaves(leaves)
         return Reading(again, self.binding.reading(at.substitutes, again))
+
+    def identity(self) -> dict[str, Any]:
+        """Name model, functions and data, as a JSON-able dict."""
+        objective, binding = self.objective, self.binding
+        regularizer = None if self.regularization is None else self.regularization.function
+        named = {"regularizer": regularizer, "normalizer": objective.normalizer}
+        with binding.holding(binding.substitutes(binding.leaves(binding.initial()))):
+            code = {name: callable_identity(function) for name, function in named.items() if function is not None}
+            model, function = module_identity(objective.model), objective.function
+            code["function"] = "the model's own" if function is None else callable_identity(function)
+        modes = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
+        constants = sha256_of(*binding.constants)
+        return {"model": model, "constants": constants, "data": self.batches.identity(), **code, **modes}
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Total":
         """Move all of it, from the values and data as they were given."""

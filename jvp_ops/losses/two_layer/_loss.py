@@ -238,6 +238,14 @@ class TwoLayerLoss:
         shapes = {entry.name: entry.shape for entry in self.parameters}
         return {"loss": "TwoLayerLoss", "shapes": shapes, **self._samples.identity(), "dtype": str(self.dtype)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Carry the samples as they are known; what was made of them is made again."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_form", "_made")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _made={})
+        self._form = form_of(self._samples, self.device, self.dtype)
+
     def _with(self, samples: Samples) -> "TwoLayerLoss":
         """Make the same loss of other samples, its form still open."""
         other = object.__new__(TwoLayerLoss)

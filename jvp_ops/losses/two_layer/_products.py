@@ -65,7 +65,7 @@ def gradient_sum(chunks: Sequence[Chunk], weights: Weights) -> Tensor:
     def add(chunk: Chunk, total: Tensor) -> None:
         Z = _hidden(chunk, weights)
         D = pad_classes(_residual(_probabilities(Z, weights), chunk.labels))
-        _add_gradient(chunk, Z, D, (D @ W2.mT).mul_(Z * (1 - Z)), total, weights)
+        _add_gradient(chunk, Z, D, (D @ W2.mT).mul_((1 - Z).mul_(Z)), total, weights)
 
     return accumulate(add, chunks, _zeros(weights))
 
@@ -95,7 +95,7 @@ def _linearized(chunk: Chunk, weights: Weights) -> LinearizedChunk:
     """Linearize one chunk, with s ⊙ Δ W2ᵀ in the place of C₂, whose factor 1 − 2z is still to come."""
     Z = _hidden(chunk, weights)
     P = _probabilities(Z, weights)
-    S, D = Z * (1 - Z), pad_classes(_residual(P, chunk.labels))
+    S, D = (1 - Z).mul_(Z), pad_classes(_residual(P, chunk.labels))
     return LinearizedChunk(chunk, Z, S, pad_classes(P), D, (D @ pad_classes(weights.W2).mT).mul_(S))
 
 

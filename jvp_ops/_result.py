@@ -1,0 +1,128 @@
+"""What all results share: table, notebook view, saving and loading of every field, and how a field is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jvp_ops._report import as_html, as_text
+from jvp_ops.errors import DataError
+from jvp_ops.parameters import Parameters
+from jvp_ops.store import FORMAT, read_run, save_run
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """A frozen record of what an analysis found, with a table, a picture, and a folder that holds all of it."""
+
+    inner: ClassVar[tuple[type, ...]] = ()  # small records that fields may hold
+
+    def header(self) -> list[str]:
+        """Name the columns of `rows`."""
+        raise NotImplementedError
+
+    def rows(self) -> list[list[str]]:
+        """Write the table as text, under `header`."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """Say in one line what was found."""
+        raise NotImplementedError
+
+    def record(self) -> dict[str, Any]:
+        """Give the figures as a JSON-able dict, for readers; −inf as text, NaN as None."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return as_text(self)  # type: ignore[arg-type]
+
+    def _repr_html_(self) -> str:
+        return as_html(self)  # type: ignore[arg-type]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Give all arrays, vectors included, as numpy."""
+        held = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {
+            name: value.cpu().numpy() if isinstance(value, Tensor) else value
+            for name, value in held.items()
+            if isinstance(value, Tensor | np.ndarray)
+        }
+
+    def saved(self) -> dict[str, Any]:
+        """Give the record, with all that `jvp_ops.load` makes the result of again beside the arrays."""
+        held = {entry.name: _written(getattr(self, entry.name)) for entry in fields(self)}
+        return {**self.record(), "format": FORMAT, "result": type(self).__name__, "fields": held}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``run.json`` (figures, fingerprint, versions) and ``arrays.npz`` into a new folder.
+
+        `jvp_ops.load` gives back a result that is equal to this one; its tensors are on the CPU.
+
+        Raises
+        ------
+        InputError
+            The folder exists and is not empty, or cannot be written.
+        """
+        return save_run(folder, record=self.saved(), arrays=self.arrays(), identity=getattr(self, "provenance", {}))
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Result":
+        """Make the result of a folder again; see `jvp_ops.load`."""
+        record, arrays = read_run(folder)
+        try:
+            held = {name: cls._read(name, value, arrays) for name, value in record["fields"].items()}
+            return cls(**held)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DataError(f"{folder} is damaged: its fields make no {cls.__name__} ({error})") from None
+
+    @classmethod
+    def _read(cls, name: str, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+        """Read what `_written` wrote."""
+        if isinstance(value, list):
+            return [cls._read(name, entry, arrays) for entry in value]
+        if not isinstance(value, dict):
+            return value
+        ((kind, held),) = value.items()
+        if kind == "array":
+            return torch.from_numpy(arrays[name]) if held == "tensor" else arrays[name]
+        if kind == "tuple":
+            return tuple(cls._read(name, entry, arrays) for entry in held)
+        if kind == "dict":
+            return {key: cls._read(name, entry, arrays) for key, entry in held}
+        if kind == "float":
+            return float(held)
+        if kind == "complex":
+            return complex(*map(float, held))
+        if kind == "parameters":
+            return Parameters.of({entry: tuple(shape) for entry, shape in held})
+        made = {inner.__name__: inner for inner in cls.inner}[kind]
+        return made(**{key: cls._read(name, entry, arrays) for key, entry in held.items()})
+
+
+def _written(value: Any) -> Any:
+    """Write a field as JSON that says what it was; arrays stand in ``arrays.npz`` under the field's name."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        return {"array": "tensor" if isinstance(value, Tensor) else "ndarray"}
+    if isinstance(value, list):
+        return [_written(entry) for entry in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_written(entry) for entry in value]}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _written(entry)] for key, entry in value.items()]}
+    if isinstance(value, float):
+        return {"float": str(value)}
+    if isinstance(value, complex):
+        return {"complex": [str(value.real), str(value.imag)]}
+    if isinstance(value, Parameters):
+        return {"parameters": [[entry.name, list(entry.shape)] for entry in value]}
+    return {type(value).__name__: {entry.name: _written(getattr(value, entry.name)) for entry in fields(value)}}

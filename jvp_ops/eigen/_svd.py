@@ -1,0 +1,304 @@
+"""`svd`: singular values and both vectors, certified by the products of A and of its transpose."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jvp_ops._memory import free_bytes, require
+from jvp_ops._progress import progress_bar
+from jvp_ops._random import Rng, generator
+from jvp_ops.eigen._certify import grouped_bounds, product_errors
+from jvp_ops.eigen._monitor import Monitor, SolveStatus
+from jvp_ops.eigen._request import DEFAULT_TOL, DENSE_ORDER, Request
+from jvp_ops.eigen._rounding import Rounding
+from jvp_ops.eigen._solve import find
+from jvp_ops.eigen._svd_result import SingularTriplets
+from jvp_ops.eigen._target import Target
+from jvp_ops.errors import InputError
+from jvp_ops.operators import TensorOperator, as_operator
+
+ENDS = {"LM": "LA", "SM": "SA"}
+METHODS = ("auto", "dense", "lanczos")
+ROUNDS = 4  # of asking the Gram matrix for more digits, while small singular values lack them
+
+
+def svd(
+    operator: Any,
+    k: int = 6,
+    which: str = "LM",
+    *,
+    method: str = "auto",
+    tol: float | None = None,
+    float64: bool = True,
+    verify: bool | None = None,
+    block: int | None = None,
+    max_memory: int | str | None = None,
+    max_products: int | None = None,
+    max_seconds: float | None = None,
+    rng: Rng = 0,
+    progress: bool = False,
+    callback: Callable[[SolveStatus], object] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> SingularTriplets:
+    r"""Find some singular values of an operator with both vectors, and certify each with the operator itself.
+
+    .. math::  A v = σ u, \quad A^T u = σ v, \qquad
+               |σ_{\text{true}} - σ| \le \max(‖A V - U Σ‖, ‖A^T U - V Σ‖) + \text{rounding}.
+
+    Parameters
+    ----------
+    operator : TensorOperator, scipy LinearOperator, sparse matrix or array, or Tensor, shape (m, n)
+        Of any shape, symmetric or not, with its adjoint; see `as_operator`.
+    k : int
+        How many, below min(m, n); with ``method="dense"`` at most min(m, n).
+    which : str
+        ``LM`` (largest) or ``SM`` (smallest).
+    method : str
+        ``dense`` (LAPACK on the dense matrix in float64), ``lanczos`` (block Lanczos on the smaller of AᵀA and AAᵀ,
+        then a Rayleigh–Ritz pass with A and Aᵀ), or ``auto``: ``dense`` for min(m, n) ≤ 256 or 4k ≥ min(m, n) unless an
+        option that only an iteration has is given.
+    tol : float, optional
+        Residual relative to ‖A‖ to reach; by default 1e-5 in float32 and 1e-10 in float64.
+    float64, verify, block, max_memory, rng, progress, callback, checkpoint, resume
+        As in `eigenpairs`, of AᵀA or AAᵀ; `callback` sees σ² as its values.
+    max_products, max_seconds : optional
+        Budgets of the iteration; a product with AᵀA is two. When one runs out, the best so far are certified.
+
+    Returns
+    -------
+    SingularTriplets
+
+    Raises
+    ------
+    InputError
+        k or which out of range; options that do not go together; an operator without an adjoint.
+    NonFiniteError
+        A product gave NaN or Inf.
+    MemoryBudgetError
+        The dense matrix, or the smallest basis, does not fit.
+
+    Notes
+    -----
+    The intervals are of A itself: with U, V orthonormal, A differs from a matrix that has just these triplets by an
+    E of norm max(‖AV − UΣ‖, ‖AᵀU − VΣ‖), and no singular value moves by more than ‖E‖ (Weyl). What AᵀA loses of small
+    values shows in them: left vectors are known to about ε ‖A‖/σ, so that below ε/tol ‖A‖ (2e-6 ‖A‖ by default) values
+    are not `converged`, and their intervals are as wide as that. ``method="dense"`` resolves them to 1e-15 ‖A‖.
+
+    References
+    ----------
+    W. Kahan, "Accurate eigenvalues of a symmetric tri-diagonal matrix" (1966); G. H. Golub and C. F. Van Loan, "Matrix
+    Computations" (2013), section 8.6.
+
+    Examples
+    --------
+    >>> import jvp_ops as jo, numpy as np
+    >>> found = jo.svd(np.diag([3.0, 1.0, 2.0])[:, :2], 1)
+    >>> found.values.tolist(), found.left[:, 0].abs().tolist(), found.complete
+    ([3.0], [1.0, 0.0, 0.0], True)
+    """
+    began, A = time.perf_counter(), as_operator(operator)
+    request = Request(
+        k,
+        "LA",
+        method=method,
+        tol=tol,
+        float64=float64,
+        verify=verify,
+        block=block,
+        max_memory=max_memory,
+        max_products=max_products,
+        max_seconds=max_seconds,
+        rng=rng,
+        progress=progress,
+        callback=callback,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+    before, tall = A.products, A if A.shape[0] >= A.shape[1] else A.T
+    request = _checked(request, tall, which)
+    rounding = Rounding.unmeasured(tall, float64=float64)
+    basis = _by_lapack(rounding, request) if request.method == "dense" else _by_gram(rounding, request)
+    found = _certified(rounding.with_norm(basis.norm), basis.right, basis.left, request)
+    exact = rounding.exact
+    left, right = (found.left, found.right) if tall is A else (found.right, found.left)
+    converged = found.residuals + found.errors <= request.tol * found.norm
+    stopped = "rounding" if basis.stopped == "converged" and not converged.all() else basis.stopped
+    return SingularTriplets(
+        values=found.values,
+        left=left.to(A.torch_dtype),
+        right=right.to(A.torch_dtype),
+        residuals=found.residuals,
+        bounds=found.bounds,
+        converged=converged,
+        which=which,
+        k=request.k,
+        tol=request.tol,
+        method=request.method,
+        rounding=found.level,
+        norm=found.norm,
+        products=A.products - before + basis.products,
+        float64_products=basis.float64_products + (0 if exact is None else exact.products),
+        seconds=time.perf_counter() - began,
+        stopped=stopped,
+        complete=request.method == "dense",
+        row_parameters=A.rows,
+        column_parameters=A.columns,
+        notes=(*A.linear.notes, *_notes(stopped, converged, request.tol, rounding)),
+        provenance=A.identity(),
+    )
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """Orthonormal bases of what was found, in float64, on the side of A's columns and of its rows."""
+
+    right: Tensor
+    left: Tensor
+    stopped: str
+    norm: float
+    products: int = 0
+    float64_products: int = 0
+
+
+@dataclass(frozen=True)
+class _Certified:
+    values: "np.ndarray[Any, np.dtype[np.float64]]"
+    left: Tensor
+    right: Tensor
+    residuals: "np.ndarray[Any, np.dtype[np.float64]]"
+    errors: "np.ndarray[Any, np.dtype[np.float64]]"
+    bounds: "np.ndarray[Any, np.dtype[np.float64]]"
+    norm: float
+    level: float
+
+
+def _checked(request: Request, tall: TensorOperator, which: str) -> Request:
+    """Check what is asked, in terms of the Gram matrix."""
+    if which not in ENDS:
+        raise InputError(f"which must be one of {', '.join(ENDS)}, not {which!r}")
+    if request.method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, not {request.method!r}")
+    n = tall.shape[1]
+    gram = tall.T @ tall
+    asked = replace(request, which=ENDS[which])
+    if asked.method == "auto":
+        dense = not asked.iterative() and (n <= DENSE_ORDER or 4 * request.k >= n)
+        asked = replace(asked, method="dense" if dense else "lanczos")
+    tol = DEFAULT_TOL[tall.torch_dtype] if request.tol is None else request.tol
+    return replace(asked.checked(gram), tol=replace(asked, tol=tol).checked(gram).tol)
+
+
+def _by_lapack(rounding: Rounding, request: Request) -> _Basis:
+    """Decompose the dense matrix in float64: no singular value of it is missed."""
+    A: TensorOperator = rounding.exact or rounding.operator
+    m, n = A.shape
+    require(6 * m * n * 8, free_bytes(A.device), f"all singular vectors of a {m} × {n} matrix", "use method='lanczos'")
+    U, sigma, Vh = torch.linalg.svd(A.dense().double().cpu(), full_matrices=False)
+    chosen = slice(0, request.k) if request.which == "LA" else slice(n - request.k, n)
+    right, left = Vh.mT[:, chosen].contiguous().to(A.device), U[:, chosen].contiguous().to(A.device)
+    return _Basis(right, left, "converged", float(sigma[0]))
+
+
+def _by_gram(rounding: Rounding, request: Request) -> _Basis:
+    """Iterate on AᵀA, to as many digits as the smallest of the values needs."""
+    A, exact = rounding.operator, rounding.exact
+    random, target = generator(request.rng), Target(request.which)
+    unit = _unit(A)
+    gram, wide = _gram(A, unit), None if exact is None else _gram(exact, unit)
+    asked, start = request, None
+    with progress_bar(None, show=request.progress, description=f"svd {request.which}", unit="product") as bar:
+        budget = None if request.max_products is None else max(1, request.max_products // 2)
+        monitor = Monitor(max_products=budget, max_seconds=request.max_seconds, callback=request.callback, bar=bar)
+        for round_ in range(ROUNDS):
+            found = find(Rounding(gram, wide, 0.0, 0.0), replace(asked, start=start), target, random, monitor)
+            values = (found.basis.mT @ _image(gram, wide, found.basis)).diagonal()
+            norm2 = found.progress.norm
+            least = float(values.min().clamp(min=0)) / norm2 if norm2 > 0 else 1.0
+            needed = request.tol * max(np.sqrt(least), np.finfo(float).eps) / 2
+            done = asked.tol <= needed or round_ == ROUNDS - 1 or found.stopped != "converged"
+            if done or request.checkpoint is not None:
+                break
+            asked, start = replace(asked, tol=needed), found.basis
+    V = found.basis
+    Q, _ = torch.linalg.qr(_image(A, exact, V))
+    products = 0 if wide is None else 2 * wide.products
+    return _Basis(V, Q, found.stopped, float(np.sqrt(norm2)) / unit, 2 * gram.products, products)
+
+
+def _unit(A: TensorOperator) -> float:
+    """Find a power of two that brings A to where its squares neither over- nor underflow."""
+    ones = torch.ones(A.shape[1], dtype=A.torch_dtype, device=A.device)
+    size = float(A.apply(ones).abs().max())
+    return float(2.0 ** -np.round(np.log2(size))) if size > 0 and not 1e-9 < size < 1e9 else 1.0
+
+
+def _gram(A: TensorOperator, unit: float) -> TensorOperator:
+    scaled: Any = A if unit == 1 else A * unit
+    return scaled.T @ scaled  # type: ignore[no-any-return]
+
+
+def _image(A: TensorOperator, exact: TensorOperator | None, V: Tensor) -> Tensor:
+    used = exact or A
+    return used.apply(V.to(used.torch_dtype).contiguous()).double()
+
+
+def _certified(rounding: Rounding, V: Tensor, U: Tensor, request: Request) -> _Certified:
+    """Do a Rayleigh–Ritz pass with A and Aᵀ over both bases, and bound what it finds by both residuals."""
+    A: TensorOperator = rounding.exact or rounding.operator
+    around = replace(rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else A.T)
+    V, U = V.to(A.torch_dtype), U.to(A.torch_dtype)
+    AV, AtU = A.apply(V.contiguous()).double(), A.apply_adjoint(U.contiguous()).double()
+    forward, (level, norm) = product_errors(rounding, A, V, AV)
+    backward, (other, norm) = product_errors(replace(around, norm=norm), A.T, U, AtU)
+    P, sigma, Zh = torch.linalg.svd((U.double().mT @ AV).cpu())
+    P, Z = P.to(A.device), Zh.mT.contiguous().to(A.device)
+    order = torch.arange(len(sigma)) if request.which == "LA" else torch.arange(len(sigma)).flip(0)
+    order = order[: request.k]
+    P, Z, sigma = P[:, order.to(A.device)], Z[:, order.to(A.device)], sigma[order].to(A.device)
+    u, v = U.double() @ P, V.double() @ Z
+    R1, R2 = AV @ Z - u * sigma, AtU @ P - v * sigma
+    defect = max(_defect(U), _defect(V))
+    errors = np.maximum(np.abs(Z.cpu().numpy()).T @ forward, np.abs(P.cpu().numpy()).T @ backward)
+    errors = errors + 2 * defect * float(sigma.max())
+    residuals = torch.maximum(R1.norm(dim=0), R2.norm(dim=0)).cpu().numpy()
+    values = sigma.cpu().numpy()
+    ascending = np.argsort(values, kind="stable")
+    grams = [(R.mT @ R).cpu().numpy()[np.ix_(ascending, ascending)] for R in (R1, R2)]
+    bounds = np.empty(len(values))
+    bounds[ascending] = grouped_bounds(
+        values[ascending],
+        residuals[ascending],
+        errors[ascending],
+        *(lambda group, gram=gram: gram[np.ix_(group, group)] for gram in grams),
+    )
+    norm = max(norm, float(values.max(initial=0.0)))
+    return _Certified(values, u, v, residuals, errors, bounds, norm, max(level, other))
+
+
+def _defect(Q: Tensor) -> float:
+    return float((Q.double().mT @ Q.double() - torch.eye(Q.shape[1], dtype=torch.float64, device=Q.device)).norm())
+
+
+def _notes(stopped: str, converged: Any, tol: float, rounding: Rounding) -> list[str]:
+    notes = []
+    if stopped in ("max_products", "max_seconds", "cancelled"):
+        notes.append(
+            f"stopped by {stopped}: {int(converged.sum())} of {len(converged)} triplets converged; the intervals hold "
+            "for all that are listed, but they need not be the outermost"
+        )
+    elif not converged.all():
+        notes.append(
+            f"{int((~converged).sum())} of {len(converged)} triplets are not known to tol: values under "
+            f"{2.2e-16 / max(tol, 1e-16):.0e} ‖A‖ are lost in AᵀA, and no tol under the rounding of products is met; "
+            "method='dense' resolves them"
+        )
+    if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
+        notes.append("not certified in float64: the rounding of products is estimated")
+    return notes
