@@ -180,4 +180,9 @@ def test_it_is_shown_as_a_table():
     assert lines[1].split() == ["singular", "value", "residual", "bound", "converged"]
     assert lines[2].split()[0] == "3"
     assert found._repr_html_().count("<tr>") == 3
+
+
+def test_it_is_drawn():
+    pytest.importorskip("matplotlib")
+    found = jo.svd(np.diag([3.0, 2.0, 1.0]), 2)
     assert found.plot().get_ylabel() == "singular value"

@@ -97,7 +97,9 @@ class ScipyContract(LinearOperator):  # type: ignore[misc]
         """Multiply from the left, x A: rows of an array or tensor, shape (rows,) or (…, m, rows)."""
         if isinstance(x, Tensor) and x.ndim > 1:
             return self._backward(x.mT).mT
-        return self._backward(x) if are_tensors(x) else super().__rmul__(x)
+        if are_tensors(x):
+            return self._backward(x)
+        return super().rdot(x) if hasattr(LinearOperator, "rdot") else super().__rmul__(x)  # which scipy 1.18 has
 
     # --- algebra -----------------------------------------------------------------------------------------------
 

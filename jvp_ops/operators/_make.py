@@ -203,7 +203,9 @@ def _of_scipy(operator: Any, dtype: torch.dtype, symmetric: bool) -> TensorOpera
         wide = _of_scipy(operator.astype(np.float64), torch.float64, symmetric).linear
     try:
         multiply(operator.T, torch.zeros(operator.shape[0], 1, dtype=dtype))
-    except NotImplementedError:
+    except (NotImplementedError, TypeError) as error:
+        if isinstance(error, TypeError) and "'NoneType' object is not callable" not in str(error):
+            raise  # what scipy 1.18 says where there is none
         return like.operator(lambda V: multiply(operator, V), no_adjoint, seen, wide)
     return like.operator(lambda V: multiply(operator, V), lambda U: multiply(operator.T, U), seen, wide)
 
