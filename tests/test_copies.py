@@ -4,7 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
@@ -157,3 +157,152 @@ def test_a_copy_in_a_fresh_interpreter(tmp_path):
     code = f"import pickle; A = pickle.load(open({str(file)!r}, 'rb')); print(A.shape, type(A).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{H.shape} HessianOperator"
+
+
+# --- found by review ----------------------------------------------------------------------------------------------
+
+
+class Damped(jo.ModelLoss):
+    """A subclass that builds on the Hessian: twins and pickles must build on it once."""
+
+    def __init__(self, model, data, damping=0.5):
+        super().__init__(model, nn.functional.cross_entropy, data)
+        self.damping = damping
+
+    def value(self, theta):
+        return super().value(theta) + self.damping * (theta**2).sum()
+
+    def gradient(self, theta):
+        return super().gradient(theta) + 2 * self.damping * theta
+
+    def hessian(self, theta):
+        return super().hessian(theta).shifted(2 * self.damping)
+
+
+class Shifted(jo.FunctionLoss):
+    def hessian(self, theta):
+        return super().hessian(theta).shifted(1.0)
+
+
+class Doubled(jo.GradientDescent):
+    def jacobian(self, state, step=0):
+        return 2 * super().jacobian(state, step)
+
+
+def damped():
+    torch.manual_seed(0)
+    data = (torch.randn(12, 5), torch.randint(0, 3, (12,)))
+    return Damped(nn.Linear(5, 3), data)
+
+
+def test_overrides_that_build_on_the_class_are_applied_once():
+    loss = damped()
+    theta = loss.initial()
+    H = loss.hessian(theta)
+    M = H.dense()
+    torch.testing.assert_close(H.in_float64().dense().float(), M, rtol=1e-5, atol=1e-6)
+    exact = np.linalg.eigvalsh(M.double())
+    np.testing.assert_allclose(jo.eigenpairs(H, 2, "LA").values, exact[:-3:-1], rtol=1e-5)
+    J = jo.GradientDescent(loss, lr=0.1).jacobian(theta)
+    np.testing.assert_allclose(jo.eigenpairs(J, 2, "SA").values, 1 - 0.1 * exact[:-3:-1], rtol=1e-5)
+    here = loss.at(theta)
+    assert torch.equal(here.gradient, loss.gradient(theta))
+    assert torch.equal(here.value, loss.value(theta))
+    for again in (pickle.loads(pickle.dumps(H)), here.hessian(), pickle.loads(pickle.dumps(here)).hessian()):
+        torch.testing.assert_close(again.dense(), M)
+    loss.damping = 2.0
+    other = pickle.loads(pickle.dumps(loss))
+    assert torch.equal(other.value(theta), loss.value(theta))
+    function = Shifted(quartic, size=4)
+    x = torch.ones(4)
+    for A in (pickle.loads(pickle.dumps(function.hessian(x))), function.at(x).hessian()):
+        assert torch.equal(A.dense(), function.hessian(x).dense())
+    f = Doubled(two_layer(), 0.1)
+    start = f.loss.initial(rng=0)
+    J = f.jacobian(start)
+    V = torch.ones(J.shape[1])
+    for A in (pickle.loads(pickle.dumps(J)), f.linearize(start)[1], J.in_float64()):
+        torch.testing.assert_close(A.apply(V.to(A.torch_dtype)).float(), J.apply(V), rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_given_may_change_later():
+    a = np.arange(6.0).reshape(2, 3)
+    s = scipy.sparse.csr_array(np.diag([1.0, 2.0, 3.0]))
+    A, S = jo.as_operator(a), jo.as_operator(s)
+    kept, held = A.dense().clone(), S.dense().clone()
+    index, rows = [0, 5, 9], [0, 2]
+    loss = module()
+    part = loss.subset(index)
+    theta = loss.initial()
+    expected = part.gradient(theta)
+    chosen = loss.hessian(theta).part(rows, [3, 4])
+    entries = chosen.dense()
+    a *= 2
+    s.data *= 2
+    index[0], rows[0] = 7, 9
+    for made, matrix in ((A, kept), (S, held), (chosen, entries)):
+        assert torch.equal(made.dense(), matrix)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(made)).dense(), matrix)
+        assert torch.equal(copy.deepcopy(made).dense(), matrix)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(part)).gradient(theta), expected)
+
+
+@pytest.mark.parametrize("change", ["constants", "start", "data"])
+def test_a_model_loss_whose_model_or_data_changed_is_not_made_again_in_silence(change):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    data = (torch.randn(8, 4), torch.randint(2, (8,)))
+    loss = jo.ModelLoss(net, nn.functional.cross_entropy, data, parameters="2.*")
+    start = loss.initial()
+    H = loss.hessian(start)
+    matrix = H.dense()
+    with torch.no_grad():
+        {"constants": net[0].weight, "start": net[2].weight, "data": data[0]}[change].mul_(3)
+    with pytest.raises(jo.DataError, match=r"cannot be made again|changed in place"):
+        pickle.loads(pickle.dumps(H))
+    if change != "data":
+        for other in (copy.copy(loss), copy.deepcopy(loss)):
+            assert torch.equal(other.initial(), start)
+            torch.testing.assert_close(other.hessian(start).dense(), matrix)
+
+
+def test_the_dtype_that_was_found_is_carried():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 2)
+    loss = jo.ModelLoss(net, nn.functional.cross_entropy, (torch.randn(8, 4), torch.randint(2, (8,))))
+    net.double()
+    assert pickle.loads(pickle.dumps(loss)).dtype == loss.dtype == torch.float32
+
+
+def test_a_diagonal_by_name_keeps_its_names():
+    H = jo.FunctionLoss(quartic, shapes={"a": (2, 1), "b": (2,)}).hessian(torch.ones(4))
+    D = jo.diagonal_operator({"a": torch.full((2, 1), 2.0), "b": torch.full((2,), 3.0)})
+    assert torch.equal((D @ H).dense(), torch.tensor([[2.0], [2.0], [3.0], [3.0]]) * H.dense())
+    assert D.block("b", "b").dense().diagonal().tolist() == [3.0, 3.0]
+    with pytest.raises(jo.InputError, match="do not meet"):
+        jo.diagonal_operator({"b": torch.ones(2), "a": torch.ones(2, 1)}) @ H
+
+
+def test_a_matrix_that_is_said_to_be_symmetric_and_is_not_is_refused_at_once():
+    for M in (np.array([[1.0, 2.0], [0.0, 1.0]]), scipy.sparse.csr_array([[1.0, 2.0], [0.0, 1.0]])):
+        with pytest.raises(jo.InputError, match="differ from their mirrors by up to 2"):
+            jo.as_operator(M, symmetric=True)
+    nearly = np.array([[1.0, 2.0 + 1e-14], [2.0, 1.0]])
+    assert jo.as_operator(nearly, symmetric=True).symmetric
+
+
+def test_threads_that_share_a_point_share_its_pass():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 3)).double()
+    loss = jo.ModelLoss(net, nn.functional.cross_entropy, (torch.randn(600, 20).double(), torch.randint(3, (600,))))
+    theta = loss.initial()
+    value, gradient = loss.value(theta), loss.gradient(theta)
+    for _ in range(4):
+        here = loss.at(theta)
+        with ThreadPoolExecutor(6) as pool:
+            asked = [
+                pool.submit(lambda here=here, what=what: getattr(here, what)) for what in ("gradient", "value") * 3
+            ]
+            asked.append(pool.submit(here.hessian))
+            for what, future in zip(("gradient", "value") * 3, asked, strict=False):
+                torch.testing.assert_close(future.result(), gradient if what == "gradient" else value)

@@ -186,3 +186,17 @@ def test_it_is_drawn():
     pytest.importorskip("matplotlib")
     found = jo.svd(np.diag([3.0, 2.0, 1.0]), 2)
     assert found.plot().get_ylabel() == "singular value"
+
+
+def test_very_large_and_very_small_entries_are_scaled():
+    for scale in (1e170, 1e-170, 1e-300):
+        found = jo.svd(operator_of(scale * matrix(np.linspace(1, 2, 60), (90, 60))), 3, method="lanczos")
+        assert found.converged.all()
+        np.testing.assert_allclose(found.values / scale, [2, 2 - 1 / 59, 2 - 2 / 59], rtol=1e-10)
+        assert (found.bounds < 1e-9 * scale).all()
+
+
+def test_a_checkpoint_costs_no_digits(tmp_path):
+    A = operator_of(matrix(np.concatenate([np.linspace(1, 2, 297), [0.003, 0.002, 0.001]]), (500, 300)))
+    found = jo.svd(A, 3, "SM", checkpoint=tmp_path / "svd.npz")
+    assert found.converged.all()

@@ -168,7 +168,7 @@ class Orbit:
         exact = self.at(start).linear.in_float64 is not None
         steps = product(*(self._step(t, exact=exact) for t in reversed(range(start, stop))))
         named = replace(steps, identity=lambda: {"product of steps": [start, stop], "orbit": self.identity()})
-        return JacobianOperator(named).made_by(self.jacobian, start, stop)
+        return JacobianOperator(named).made_by(Orbit.jacobian, self, start, stop)
 
     def at(self, t: int) -> JacobianOperator:
         """Linearize at θ_t: the Jacobian of the step from there."""

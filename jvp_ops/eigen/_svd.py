@@ -89,7 +89,8 @@ def svd(
     The intervals are of A itself: with U, V orthonormal, A differs from a matrix that has just these triplets by an
     E of norm max(‖AV − UΣ‖, ‖AᵀU − VΣ‖), and no singular value moves by more than ‖E‖ (Weyl). What AᵀA loses of small
     values shows in them: left vectors are known to about ε ‖A‖/σ, so that below ε/tol ‖A‖ (2e-6 ‖A‖ by default) values
-    are not `converged`, and their intervals are as wide as that. ``method="dense"`` resolves them to 1e-15 ‖A‖.
+    are not `converged`, and their intervals are as wide as that, at worst as ‖A‖ (of values that are 0).
+    ``method="dense"`` resolves them to 1e-15 ‖A‖. Budgets are of the iteration: certification takes 2k products more.
 
     References
     ----------
@@ -121,29 +122,31 @@ def svd(
         checkpoint=checkpoint,
         resume=resume,
     )
-    before, tall = A.products, A if A.shape[0] >= A.shape[1] else A.T
+    before, unit = A.products, _unit(A)
+    scaled: Any = A if unit == 1 else A * unit  # by a power of two, which changes no digit
+    tall = scaled if A.shape[0] >= A.shape[1] else scaled.T
     request = _checked(request, tall, which)
     rounding = Rounding.unmeasured(tall, float64=float64)
     basis = _by_lapack(rounding, request) if request.method == "dense" else _by_gram(rounding, request)
     found = _certified(rounding.with_norm(basis.norm), basis.right, basis.left, request)
     exact = rounding.exact
-    left, right = (found.left, found.right) if tall is A else (found.right, found.left)
+    left, right = (found.left, found.right) if tall is scaled else (found.right, found.left)
     converged = found.residuals + found.errors <= request.tol * found.norm
     stopped = "rounding" if basis.stopped == "converged" and not converged.all() else basis.stopped
     return SingularTriplets(
-        values=found.values,
+        values=found.values / unit,
         left=left.to(A.torch_dtype),
         right=right.to(A.torch_dtype),
-        residuals=found.residuals,
-        bounds=found.bounds,
+        residuals=found.residuals / unit,
+        bounds=found.bounds / unit,
         converged=converged,
         which=which,
         k=request.k,
         tol=request.tol,
         method=request.method,
         rounding=found.level,
-        norm=found.norm,
-        products=A.products - before + basis.products,
+        norm=found.norm / unit,
+        products=A.products - before + (0 if unit == 1 else scaled.products) + basis.products,
         float64_products=basis.float64_products + (0 if exact is None else exact.products),
         seconds=time.perf_counter() - began,
         stopped=stopped,
@@ -210,8 +213,8 @@ def _by_gram(rounding: Rounding, request: Request) -> _Basis:
     """Iterate on AᵀA, to as many digits as the smallest of the values needs."""
     A, exact = rounding.operator, rounding.exact
     random, target = generator(request.rng), Target(request.which)
-    unit = _unit(A)
-    gram, wide = _gram(A, unit), None if exact is None else _gram(exact, unit)
+    gram: TensorOperator = A.T @ A
+    wide = None if exact is None else exact.T @ exact
     asked, start = request, None
     with progress_bar(None, show=request.progress, description=f"svd {request.which}", unit="product") as bar:
         budget = None if request.max_products is None else max(1, request.max_products // 2)
@@ -223,13 +226,14 @@ def _by_gram(rounding: Rounding, request: Request) -> _Basis:
             least = float(values.min().clamp(min=0)) / norm2 if norm2 > 0 else 1.0
             needed = request.tol * max(np.sqrt(least), np.finfo(float).eps) / 2
             done = asked.tol <= needed or round_ == ROUNDS - 1 or found.stopped != "converged"
-            if done or request.checkpoint is not None:
+            if done:
                 break
-            asked, start = replace(asked, tol=needed), found.basis
+            asked = replace(asked, tol=needed, checkpoint=None, resume=False)  # the file holds the first round
+            start = found.basis
     V = found.basis
     Q, _ = torch.linalg.qr(_image(A, exact, V))
     products = 0 if wide is None else 2 * wide.products
-    return _Basis(V, Q, found.stopped, float(np.sqrt(norm2)) / unit, 2 * gram.products, products)
+    return _Basis(V, Q, found.stopped, float(np.sqrt(norm2)), 2 * gram.products, products)
 
 
 def _unit(A: TensorOperator) -> float:
@@ -237,11 +241,6 @@ def _unit(A: TensorOperator) -> float:
     ones = torch.ones(A.shape[1], dtype=A.torch_dtype, device=A.device)
     size = float(A.apply(ones).abs().max())
     return float(2.0 ** -np.round(np.log2(size))) if size > 0 and not 1e-9 < size < 1e9 else 1.0
-
-
-def _gram(A: TensorOperator, unit: float) -> TensorOperator:
-    scaled: Any = A if unit == 1 else A * unit
-    return scaled.T @ scaled  # type: ignore[no-any-return]
 
 
 def _image(A: TensorOperator, exact: TensorOperator | None, V: Tensor) -> Tensor:
@@ -292,6 +291,11 @@ def _notes(stopped: str, converged: Any, tol: float, rounding: Rounding) -> list
         notes.append(
             f"stopped by {stopped}: {int(converged.sum())} of {len(converged)} triplets converged; the intervals hold "
             "for all that are listed, but they need not be the outermost"
+        )
+    elif stopped == "stagnation":
+        notes.append(
+            f"the residuals no longer shrink: {int(converged.sum())} of {len(converged)} triplets converged; the squares "
+            "of small values lie too close together for an iteration: method='dense' tells them apart"
         )
     elif not converged.all():
         notes.append(

@@ -1,9 +1,10 @@
 """A loss at one θ: what one forward pass gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from jvp_ops._checks import speaks_for
 from jvp_ops.operators import GaussNewtonOperator, HessianOperator
 from jvp_ops.store import sha256_of
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Derivatives:
 class Point:
     """A loss at one θ, immutable: value, gradient, Hessian and Gauss-Newton matrix there; ``loss.at(theta)`` makes it.
 
-    The forward pass is made when something is first asked for, and once.
+    The forward pass is made when something is first asked for, and once. Of a subclass that overrides one of these
+    methods beside ``at``, each is asked for by itself.
 
     Examples
     --------
@@ -41,9 +45,19 @@ class Point:
     loss: Any
     frozen: Tensor
     differentiate: Callable[[Tensor], Derivatives]
+    lock: Any = field(default_factory=RLock)  # two threads that ask one point make one pass
 
     def __repr__(self) -> str:
         return f"<Point of {self.loss!r}>"
+
+    def __reduce__(self) -> Any:
+        return point_at, (self.loss, self.frozen)
+
+    def __copy__(self) -> "Point":
+        return self  # which never changes
+
+    def __deepcopy__(self, memo: Any) -> "Point":
+        return self
 
     @property
     def theta(self) -> Tensor:
@@ -53,26 +67,28 @@ class Point:
     @property
     def value(self) -> Tensor:
         """L(θ), a tensor of no dimensions."""
-        return self._value.clone()
+        return self._asked(lambda: self._value).clone()
 
     @property
     def gradient(self) -> Tensor:
         """∇L(θ), shape (n,)."""
-        return self._gradient.clone()
+        return self._asked(lambda: self._gradient).clone()
 
     def hessian(self) -> HessianOperator:
         """Give the Hessian ∇²L(θ) as an operator."""
-        with torch.inference_mode(False):
-            return self._derivatives.hessian().made_by(self.loss.hessian, self.frozen)
+        return self._asked(lambda: self._derivatives.hessian())
 
     def gauss_newton(self) -> GaussNewtonOperator:
         """Give the generalized Gauss-Newton matrix at θ as an operator; of a `ModelLoss` from a pass of its own."""
-        with torch.inference_mode(False):
-            return self._derivatives.gauss_newton().made_by(self.loss.gauss_newton, self.frozen)
+        return self._asked(lambda: self._derivatives.gauss_newton())
 
     def identity(self) -> dict[str, Any]:
         """Name L and θ, as a JSON-able dict, without any pass."""
         return {"at": self._sha256, **self.loss.identity()}
+
+    def _asked(self, give: Callable[[], Given]) -> Given:
+        with self.lock, torch.inference_mode(False):
+            return give()
 
     @cached_property
     def _derivatives(self) -> Derivatives:
@@ -80,13 +96,11 @@ class Point:
 
     @cached_property
     def _value(self) -> Tensor:
-        with torch.inference_mode(False):
-            return self._derivatives.value()
+        return self._derivatives.value()
 
     @cached_property
     def _gradient(self) -> Tensor:
-        with torch.inference_mode(False):
-            return self._derivatives.gradient()
+        return self._derivatives.gradient()
 
     @cached_property
     def _sha256(self) -> str:
@@ -94,9 +108,17 @@ class Point:
 
 
 def point_at(loss: Any, theta: Tensor) -> Point:
-    """Take a loss at θ: by its own ``at``, or, where a user's loss has none or overrides the rest, by its methods."""
-    if speaks_for(loss, "at", ("value", "gradient", "hessian", "gauss_newton")):
-        return loss.at(theta)  # type: ignore[no-any-return]
+    """Take a loss at θ: by its own ``at``, or, where a user's loss has none, by its other methods."""
+    return loss.at(theta) if hasattr(type(loss), "at") else point_by_methods(loss, theta)
+
+
+def speaks_for_itself(loss: Any) -> bool:
+    """Say whether ``at`` may differentiate by itself: nothing that it gives is overridden beside it."""
+    return speaks_for(loss, "at", ("value", "gradient", "hessian", "gauss_newton"))
+
+
+def point_by_methods(loss: Any, theta: Tensor) -> Point:
+    """Take a loss at θ by its methods, one pass each."""
     return Point(
         loss,
         theta.detach().clone(),

@@ -103,7 +103,7 @@ class RMSProp(OptimizerMap):
         """Make P^½ (H + ωI) P^½ of step number `step` as an operator."""
         at = self.point(state, at)
         P = self.preconditioner(state, step, at=at)
-        return preconditioned(at.hessian(), P, self.weight_decay).made_by(self.curvature, state.clone(), step)
+        return preconditioned(at.hessian(), P, self.weight_decay).made_by(RMSProp.curvature, self, state.clone(), step)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable: 2/α; infinite at α = 0."""
@@ -213,7 +213,7 @@ class Adam(OptimizerMap):
         decay = 0.0 if self._decoupled else self.weight_decay
         at = self.point(state, at)
         P = self.preconditioner(state, step, at=at)
-        return preconditioned(at.hessian(), P, decay).made_by(self.curvature, state.clone(), step)
+        return preconditioned(at.hessian(), P, decay).made_by(Adam.curvature, self, state.clone(), step)
 
     def threshold(self, step: int = 0) -> float:
         """Give the largest eigenvalue of P^½ (H + ωI) P^½ up to which the step is stable, v standing still.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jvp_ops._autodiff import WrittenOut, by_columns, pinned, pull_back, push_forward
-from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype
+from jvp_ops._checks import check_second_derivatives, check_state, resolve_device, resolve_dtype, speaks_for
 from jvp_ops._differences import (
     UNCHECKED,
     Function,
@@ -21,6 +21,7 @@ from jvp_ops._differences import (
 from jvp_ops._explained import explained
 from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap
+from jvp_ops.maps._protocol import STEP
 from jvp_ops.maps._run import run
 from jvp_ops.operators import JacobianOperator
 from jvp_ops.parameters import Parameters, layout
@@ -104,10 +105,15 @@ class FunctionMap:
 
         ``apply`` is the jvp and ``apply_adjoint`` the vjp; each direction is one backward pass.
         """
-        return self.linearize(state, step)[1]
+        return self._linearized(state, step)[1]
 
     def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
         """Compute f(state) and Df from one recorded graph."""
+        if not speaks_for(self, "linearize", STEP):
+            return self(state, step), self.jacobian(state, step)
+        return self._linearized(state, step)
+
+    def _linearized(self, state: Tensor, step: int) -> tuple[Tensor, JacobianOperator]:
         with torch.inference_mode(False):
             frozen = self._checked(state).clone()
         if not self._checked_once:
@@ -127,10 +133,12 @@ class FunctionMap:
             in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64)).linear,
             notes=self.notes,
         )
-        return image.detach().clone(), JacobianOperator(linear).made_by(self.jacobian, frozen, step)
+        return image.detach().clone(), JacobianOperator(linear).made_by(FunctionMap.jacobian, self, frozen, step)
 
     def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
         """Name Df at a state as its operator does, without linearizing."""
+        if not speaks_for(self, "identity_at", STEP):
+            return self.jacobian(state, step).identity()
         return {"operator": "JacobianOperator", "at": sha256_of(self._checked(state)), **self.identity()}
 
     def identity(self) -> dict[str, Any]:

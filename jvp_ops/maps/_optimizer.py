@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from jvp_ops._autodiff import recording
-from jvp_ops._checks import check_state, check_tensor
+from jvp_ops._checks import check_state, check_tensor, speaks_for
 from jvp_ops.errors import InputError
 from jvp_ops.linear import Coefficient, Coefficients, coupled, product
 from jvp_ops.losses import Loss, Point, point_at
 from jvp_ops.maps._clip import checked_clip, clip_to, clipping_at
+from jvp_ops.maps._protocol import STEP
 from jvp_ops.maps._run import run
 from jvp_ops.maps._schedule import LearningRate, checked_lr, lr_identity, lr_text, rate_at
 from jvp_ops.operators import HessianOperator, JacobianOperator
@@ -159,6 +160,8 @@ class OptimizerMap:
 
     def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
         """Take step number `step` and linearize it, from one pass of the loss: f(state) and Df, as `jacobian`."""
+        if not speaks_for(self, "linearize", STEP):
+            return self(state, step), self.jacobian(state, step)
         frozen = self._frozen(state)
         point = point_at(self.loss, self._parts(frozen)[0])
         g = clip_to(point.gradient, self.clip)  # first: so it is made on the way
@@ -168,6 +171,8 @@ class OptimizerMap:
 
     def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
         """Name Df at a state as its operator does, without linearizing."""
+        if not speaks_for(self, "identity_at", STEP):
+            return self.jacobian(state, step).identity()
         frozen = self._frozen(state)
         point = point_at(self.loss, self._parts(frozen)[0])
         return {"operator": "JacobianOperator", **self._identity_at(rate_at(self.lr, step), step, frozen, point)}
@@ -190,9 +195,10 @@ class OptimizerMap:
         linear = replace(linear, identity=lambda: self._identity_at(lr, step, frozen, point))
         if H.in_float64 is not None and (numbers is None or clipping is not None):  # what was computed at θ, anew
             linear = replace(
-                linear, in_float64=lambda: self._in_float64().jacobian(frozen.to(torch.float64), step).linear
+                linear,
+                in_float64=lambda: OptimizerMap.jacobian(self._in_float64(), frozen.to(torch.float64), step).linear,
             )
-        return JacobianOperator(linear).made_by(self.jacobian, frozen, step)
+        return JacobianOperator(linear).made_by(OptimizerMap.jacobian, self, frozen, step)
 
     def curvature(self, state: Tensor, step: int = 0, *, at: Point | None = None) -> HessianOperator:
         """Make the symmetric operator whose largest eigenvalue `threshold` is about: the Hessian of L at θ.

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from jvp_ops._checks import speaks_for
 from jvp_ops.operators import JacobianOperator
 from jvp_ops.parameters import Parameters
 
@@ -51,13 +50,13 @@ class Map(Protocol):
 
 def linearized(f: Any, state: Tensor, step: int) -> tuple[Tensor, JacobianOperator]:
     """Take a step and linearize it, at once where the map can (``f.linearize``), else one after the other."""
-    if speaks_for(f, "linearize", STEP):
+    if hasattr(type(f), "linearize"):
         return f.linearize(state, step)  # type: ignore[no-any-return]
     return f(state, step), f.jacobian(state, step)
 
 
 def jacobian_identity(f: Any, state: Tensor, step: int) -> dict[str, Any]:
     """Name the Jacobian of a step at a state: without linearizing where the map can."""
-    if speaks_for(f, "identity_at", STEP):
+    if hasattr(type(f), "identity_at"):
         return f.identity_at(state, step)  # type: ignore[no-any-return]
     return f.jacobian(state, step).identity()  # type: ignore[no-any-return]

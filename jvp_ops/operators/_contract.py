@@ -1,6 +1,6 @@
 """Scipy's side of an operator: numpy arrays in and out, and algebra that stays with us where it can."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from numbers import Complex, Integral, Real
 from typing import Any
@@ -107,6 +107,8 @@ class ScipyContract(LinearOperator):  # type: ignore[misc]
         """Multiply an array, a tensor, tensors by parameter name, a number, or another operator."""
         if isinstance(x, ScipyContract):
             return self._composed(product(self.linear, x.linear), self, x, recipe="__matmul__")
+        if isinstance(x, str | bytes | Mapping) and not are_tensors(x):
+            raise InputError(f"an operator multiplies arrays, tensors (by name too), numbers and operators, not {x!r}")
         if (number := _number(x)) is None:
             return self._forward(x) if are_tensors(x) else super().dot(x)
         if isinstance(number, float):

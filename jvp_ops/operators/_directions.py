@@ -43,7 +43,7 @@ def multiplied(multiply: Multiply, V: Any, given: Parameters, wanted: Parameters
         if len(V) != len(given):
             raise InputError(f"{len(V)} tensors were given for the {len(given)} parameters {', '.join(given.names)}")
         images = wanted.unflatten(multiply(_flattened(dict(zip(given.names, V, strict=True)), given)))
-        return type(V)(images.values())  # type: ignore[call-arg]
+        return tuple(images.values()) if isinstance(V, tuple) else list(images.values())
     if isinstance(V, Tensor) and V.ndim > 2 and V.shape[-2] == given.size:
         stacked = V.movedim(-2, 0)
         image = multiply(stacked.reshape(len(stacked), prod(stacked.shape[1:])))

@@ -63,7 +63,7 @@ def diagonal_operator(d: Tensor | Mapping[str, Tensor], parameters: Parameters |
     ----------
     d : Tensor, shape (n,), or mapping of str to Tensor
         The diagonal, in float32 or float64, on the device that it is to be multiplied on; or one tensor for each
-        parameter, by name.
+        parameter, by name, in the parameters' order.
     parameters : Parameters, optional
         The layout of the n entries; without it they meet those of any operator of their size.
 
@@ -83,10 +83,10 @@ def diagonal_operator(d: Tensor | Mapping[str, Tensor], parameters: Parameters |
     """
     if isinstance(d, Mapping):
         shapes = {name: tuple(tensor.shape) for name, tensor in d.items()}
-        layout = Parameters.of(shapes) if parameters is None else parameters
-        if {entry.name: entry.shape for entry in layout} != shapes:
-            raise InputError(f"d is of {Parameters.of(shapes)}, but parameters is {layout}")
-        d = layout.flatten(d)
+        parameters = Parameters.of(shapes) if parameters is None else parameters
+        if {entry.name: entry.shape for entry in parameters} != shapes:
+            raise InputError(f"d is of {Parameters.of(shapes)}, but parameters is {parameters}")
+        d = parameters.flatten(d)
     if not isinstance(d, Tensor) or d.ndim != 1 or d.dtype not in FLOATS or d.numel() == 0:
         given = f"{d.dtype} of shape {tuple(d.shape)}" if isinstance(d, Tensor) else type(d).__name__
         raise InputError(f"d must be a vector of float32 or float64, not {given}")
@@ -105,10 +105,10 @@ def as_operator(operator: Any, *, symmetric: bool | None = None) -> TensorOperat
     ----------
     operator : TensorOperator, scipy LinearOperator, sparse matrix or array, numpy array, or Tensor
         Real, of two dimensions. Products are its own (``A @ V`` and ``A.T @ U``); integers are taken in float64.
-        A TensorOperator is given back as it is.
+        Matrices and arrays are copied; a TensorOperator is given back as it is.
     symmetric : bool, optional
         Whether it equals its transpose. By default that is looked up in a matrix or array; of a LinearOperator it
-        has to be said. What is said is checked when eigenpairs are found.
+        has to be said. What is said of a matrix is checked here, and of a LinearOperator when eigenpairs are found.
 
     Raises
     ------
@@ -129,6 +129,8 @@ def as_operator(operator: Any, *, symmetric: bool | None = None) -> TensorOperat
             claimed = "symmetric" if operator.symmetric else "not symmetric"
             raise InputError(f"symmetric={symmetric} was said of {operator!r}, which is {claimed}")
         return operator
+    if isinstance(operator, np.ndarray | Tensor) or scipy.sparse.issparse(operator):
+        operator = operator.detach().clone() if isinstance(operator, Tensor) else operator.copy()
     return _adopted(operator, symmetric).made_by(partial(as_operator, symmetric=symmetric), operator)
 
 
@@ -148,9 +150,10 @@ def _adopted(operator: Any, symmetric: bool | None) -> TensorOperator:
     if isinstance(operator, np.ndarray):
         whole = operator.astype(np.float32 if given == np.float32 else np.float64)
         return _of_tensor(torch.from_numpy(whole), symmetric)
-    if symmetric is None:
-        symmetric = scipy.sparse.issparse(operator) and operator.shape[0] == operator.shape[1]
-        symmetric = symmetric and abs(operator - operator.T).nnz == 0
+    if scipy.sparse.issparse(operator) and operator.shape[0] == operator.shape[1]:
+        gap = abs(operator - operator.T).tocsr()
+        largest = float(gap.max()) if gap.nnz else 0.0
+        symmetric = _is_symmetric(symmetric, largest, float(abs(operator).tocsr().max()), given)
     return _of_scipy(operator, torch.float32 if given == np.float32 else torch.float64, bool(symmetric))
 
 
@@ -180,11 +183,22 @@ def _of_tensor(matrix: Tensor, symmetric: bool | None) -> TensorOperator:
     if matrix.ndim != 2 or matrix.numel() == 0 or matrix.is_complex() or matrix.layout != torch.strided:
         raise InputError(f"an operator is a real dense matrix, not {matrix.dtype} of shape {tuple(matrix.shape)}")
     M = matrix.detach().to(matrix.dtype if matrix.dtype in FLOATS else torch.float64, copy=True)
-    if symmetric is None:
-        symmetric = M.shape[0] == M.shape[1] and torch.equal(M, M.mT)
-    like = _Like((M.shape[0], M.shape[1]), M.dtype, M.device, symmetric)
+    if M.shape[0] == M.shape[1]:
+        gap = float((M - M.mT).abs().max())
+        symmetric = _is_symmetric(symmetric, gap, float(M.abs().max()), M.dtype)
+    like = _Like((M.shape[0], M.shape[1]), M.dtype, M.device, bool(symmetric))
     wide = _of_tensor(M.double(), symmetric).linear if M.dtype == torch.float32 else None
     return like.operator(lambda V: M @ V, lambda U: M.mT @ U, lambda: sha256_of(M), wide)
+
+
+def _is_symmetric(said: bool | None, gap: float, largest: float, dtype: Any) -> bool:
+    """Hold what was said of a matrix against its entries; or look it up."""
+    if said and gap > float(np.finfo(np.float32 if "32" in str(dtype) else np.float64).eps) ** 0.5 * largest:
+        raise InputError(
+            f"symmetric=True was said of a matrix whose entries differ from their mirrors by up to {gap:.3g}: "
+            "leave it out, or pass (A + A.T) / 2"
+        )
+    return gap == 0 if said is None else said
 
 
 def _of_scipy(operator: Any, dtype: torch.dtype, symmetric: bool) -> TensorOperator:

@@ -320,7 +320,7 @@ class TensorOperator(Copies, ScipyContract):
             for side, chosen, name in sides
         ]
         chosen = selection_of(self.linear, *numbers, same=torch.equal(*numbers))
-        return TensorOperator(chosen).made_by(self.part, rows, cols)
+        return TensorOperator(chosen).made_by(self.part, *(number.clone() for number in numbers))
 
     def _adjoint(self) -> "TensorOperator":
         if self.symmetric:

@@ -43,8 +43,9 @@ def save_run(
         raise InputError(f"cannot write the run folder {target}: {error.strerror}; choose another place") from None
     try:
         np.savez(partial / "arrays.npz", **arrays)  # type: ignore[arg-type]
-        sums = {"arrays_sha256": _sha256(partial / "arrays.npz")}
-        text = json.dumps({**record, **provenance(identity), **sums}, indent=2, allow_nan=False)
+        whole = {**record, **provenance(identity), "arrays_sha256": _sha256(partial / "arrays.npz")}
+        whole["record_sha256"] = _sum_of(whole)
+        text = json.dumps(whole, indent=2, allow_nan=False)
         (partial / "run.json").write_text(text + "\n")
         partial.chmod(0o755)
         os.replace(partial, target)
@@ -76,7 +77,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise DataError(f"{folder} is no run folder: {file.name} has no fingerprint")
     found = record.get("format", 1)
     if found != FORMAT and ("format" in record or "command" not in record):
-        version = record.get("versions", {}).get("jvp_ops", "unknown")
+        versions = record.get("versions")
+        version = versions.get("jvp_ops", "unknown") if isinstance(versions, dict) else "unknown"
         less = "does not hold all fields of the result" if found == 1 else "this version does not know"
         raise DataError(
             f"{folder} is in format {found} (jvp_ops {version}), which {less}; this version reads format {FORMAT}: "
@@ -84,6 +86,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         )
     if not isinstance(record.get("result"), str) or not isinstance(record.get("fields"), dict):
         raise DataError(f"{folder} holds no result of one analysis: read its run.json and arrays.npz")
+    if record.pop("record_sha256", None) != _sum_of(record):
+        raise DataError(f"{folder} is damaged: {file.name} is not as it was written")
     return record
 
 
@@ -97,6 +101,10 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
             return record, {name: held[name] for name in held.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder} is damaged: arrays.npz cannot be read ({error})") from None
+
+
+def _sum_of(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

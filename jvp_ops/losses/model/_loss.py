@@ -13,7 +13,8 @@ from jvp_ops._differences import UNCHECKED, somewhere_near
 from jvp_ops._memory import parse_bytes
 from jvp_ops._random import Rng
 from jvp_ops.linear import LinearMap
-from jvp_ops.losses._point import Derivatives, Point
+from jvp_ops.losses._point import Derivatives, Point, point_by_methods, speaks_for_itself
+from jvp_ops.losses.model._again import MadeAgain
 from jvp_ops.losses.model._batches import Batches
 from jvp_ops.losses.model._binding import Binding
 from jvp_ops.losses.model._captured import Captured
@@ -38,7 +39,7 @@ from jvp_ops.store import sha256_of
 FEW = 2  # samples on which θ itself is looked at
 
 
-class ModelLoss:
+class ModelLoss(MadeAgain):
     r"""The loss of any torch module over a whole data set, as a function of its flat parameters θ.
 
     .. math::  L(θ) = \frac1N \sum_n ℓ(f_θ(x_n), t_n) \quad\text{or}\quad \sum_n ℓ(f_θ(x_n), t_n),
@@ -120,14 +121,6 @@ class ModelLoss:
     <10x60 HessianOperator with dtype=float32>
     """
 
-    _recipe: tuple[Callable[..., Any], tuple[Any, ...]]  # what makes this loss again, in another process
-
-    def __new__(cls, *given: Any, **options: Any) -> "ModelLoss":
-        """Keep what it is made of."""
-        made = object.__new__(cls)
-        made._recipe = (partial(cls, **options), given)
-        return made
-
     @torch.inference_mode(False)
     def __init__(
         self,
@@ -170,6 +163,7 @@ class ModelLoss:
             regularization = Regularization(regularizer, numbers)
             regularization.try_out(findings.objective, binding)
         self._total = Total(findings, binding, batches, regularization, self.max_memory)
+        self._known = frozenset((*self.__dict__, "_known"))
 
     def __repr__(self) -> str:
         name, n = type(self._total.objective.model).__name__, self.parameters.size
@@ -214,7 +208,7 @@ class ModelLoss:
     @torch.inference_mode(False)
     def at(self, theta: Tensor) -> Point:
         """Take L at θ: value, gradient and Hessian from one pass; the Gauss-Newton matrix takes its own."""
-        return Point(self, self._checked(theta).detach().clone(), self._differentiate)
+        return self._point(theta) if speaks_for_itself(self) else point_by_methods(self, self._checked(theta))
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator.
@@ -224,7 +218,7 @@ class ModelLoss:
         InputError
             The first time: a product with it is not the derivative of the gradient, or the gradient not that of L.
         """
-        return self.at(theta).hessian()
+        return self._point(theta).hessian()
 
     @torch.inference_mode(False)
     def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
@@ -236,8 +230,7 @@ class ModelLoss:
             The loss function is not convex in the model's outputs, or linear in them; it depends on several parts of
             them; or, the first time, products are no derivatives.
         """
-        theta = self._checked(theta)
-        part = self._part(theta)
+        part = self._part(theta := self._checked(theta))
         self._check_once("gauss_newton", partial(check_gauss_newton, part=part), theta)
 
         def graph(at: Evaluation, leaves: Sequence[Tensor]) -> Builder:
@@ -245,14 +238,14 @@ class ModelLoss:
             return lambda batch: gauss_newton_graph(at, leaves, batch, part, reading)
 
         made = GaussNewtonOperator(self._linearize(theta, "gauss_newton", graph))
-        return made.made_by(self.gauss_newton, theta.detach().clone())
+        return made.made_by(ModelLoss.gauss_newton, self, theta.detach().clone())
 
     @torch.inference_mode(False)
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "ModelLoss":
         """Make the same loss in another dtype or on another device, from the values and data as they were given."""
         device = self.device if device is None else resolve_device(device)
         dtype = self.dtype if dtype is None else resolve_dtype(dtype)
-        return self._of(self._total.to(device, dtype), partial(self.to, dtype=dtype, device=device))
+        return self._of(self._total.to(device, dtype), partial(ModelLoss.to, self, dtype=dtype, device=device))
 
     @torch.inference_mode(False)
     def subset(self, index: Sequence[int] | Tensor) -> "ModelLoss":
@@ -270,7 +263,8 @@ class ModelLoss:
         InputError
             No numbers, or one that is no sample's; or the data come from a loader or a list of batches.
         """
-        return self._of(self._total.subset(sample_numbers(index, self.samples)), self.subset, index)
+        chosen = sample_numbers(index, self.samples).clone()
+        return self._of(self._total.subset(chosen), ModelLoss.subset, self, chosen)
 
     def identity(self) -> dict[str, Any]:
         """All that L depends on, as a JSON-able dict; of functions, their code and what they hold."""
@@ -283,15 +277,10 @@ class ModelLoss:
             **({} if self._outputs is None else {"outputs": self._outputs}),
         }
 
-    # --- what is checked, and linearized ------------------------------------------------------------------------
-
-    def __reduce__(self) -> Any:
-        return self._recipe
-
     def _of(self, total: Total, function: Callable[..., Any], *args: Any) -> "ModelLoss":
         other = object.__new__(type(self))
         moved = {"_total": total, "dtype": total.binding.dtype, "device": total.binding.device}
-        moved["_recipe"] = (function, args)
+        moved |= {"_recipe": (function, args)}
         other.__dict__.update(self.__dict__ | moved)
         return other
 
@@ -312,6 +301,10 @@ class ModelLoss:
             samples = spread_samples(self._total.batches)
             return convex_part(at, leaves, samples, self._outputs, self._total.reading(at, leaves))
 
+    @torch.inference_mode(False)
+    def _point(self, theta: Tensor) -> Point:
+        return Point(self, self._checked(theta).detach().clone(), self._differentiate)
+
     def _differentiate(self, frozen: Tensor) -> Derivatives:
         passed = Passed()
 
@@ -324,20 +317,26 @@ class ModelLoss:
 
         def value() -> Tensor:
             linear()
-            return self.value(frozen) if passed.value is None else passed.value
+            return self._total.value(frozen) if passed.value is None else passed.value
 
         def gradient() -> Tensor:
             linear()
-            return self.gradient(frozen) if passed.gradient is None else passed.gradient
+            return self._total.gradient(frozen) if passed.gradient is None else passed.gradient
 
-        return Derivatives(value, gradient, lambda: HessianOperator(linear()), lambda: self.gauss_newton(frozen))
+        return Derivatives(
+            value,
+            gradient,
+            lambda: HessianOperator(linear()).made_by(ModelLoss.hessian, self, frozen),
+            lambda: ModelLoss.gauss_newton(self, frozen),
+        )
 
     def _linearize(self, theta: Tensor, kind: str, graph: Graph, passed: Passed | None = None) -> LinearMap:
         with torch.inference_mode(False):
             frozen = theta.detach().clone()
 
         def in_float64() -> LinearMap:
-            return getattr(self.to(dtype=torch.float64), kind)(frozen.to(torch.float64)).linear  # type: ignore[no-any-return]
+            own = getattr(ModelLoss, kind)  # not a subclass's, which builds on this one
+            return own(self.to(dtype=torch.float64), frozen.to(torch.float64)).linear  # type: ignore[no-any-return]
 
         return LinearMap.symmetric_of(
             self._total.linearize(frozen, graph, passed),
