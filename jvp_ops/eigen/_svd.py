@@ -294,8 +294,8 @@ def _notes(stopped: str, converged: Any, tol: float, rounding: Rounding) -> list
         )
     elif stopped == "stagnation":
         notes.append(
-            f"the residuals no longer shrink: {int(converged.sum())} of {len(converged)} triplets converged; the squares "
-            "of small values lie too close together for an iteration: method='dense' tells them apart"
+            f"the residuals no longer shrink: {int(converged.sum())} of {len(converged)} triplets converged; the "
+            "squares of small values lie too close together for an iteration: method='dense' tells them apart"
         )
     elif not converged.all():
         notes.append(
