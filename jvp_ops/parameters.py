@@ -14,7 +14,7 @@ from jvp_ops.errors import InputError
 
 __all__ = ["Parameter", "Parameters", "layout"]
 
-NAMELESS = "x"
+NAMELESS = ("x", "rows", "columns")  # what entries are called that nobody named: whole, or chosen by numbers
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Parameters:
     @classmethod
     def without_names(cls, size: int) -> "Parameters":
         """Lay out a vector whose entries nobody named: it meets any other layout of its size."""
-        return cls.of({NAMELESS: (size,)})
+        return cls.of({NAMELESS[0]: (size,)})
 
     @property
     def unnamed(self) -> bool:
         """Whether nobody named the entries."""
-        return self.names == (NAMELESS,)
+        return len(self) == 1 and self.names[0] in NAMELESS
 
     @property
     def size(self) -> int:

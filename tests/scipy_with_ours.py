@@ -79,6 +79,10 @@ SUBSTITUTE = SimpleNamespace(
     **{
         **vars(interface),
         "LinearOperator": Operator,
+        **{  # what is composed of ours is ours
+            f"_{kind}LinearOperator": (getattr(interface, f"_{kind}LinearOperator"), TensorOperator)
+            for kind in ("Scaled", "Sum", "Product", "Power")
+        },
         "aslinearoperator": aslinearoperator,
         "MatrixLinearOperator": lambda A, xp: aslinearoperator(A),
         "IdentityOperator": lambda shape, dtype=None, xp=None: ours(np.eye(*shape), dtype or np.float64),

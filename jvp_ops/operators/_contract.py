@@ -112,6 +112,8 @@ class ScipyContract(LinearOperator):  # type: ignore[misc]
         if (number := _number(x)) is None:
             return self._forward(x) if are_tensors(x) else super().dot(x)
         if isinstance(number, float):
+            if len(self.args) == 2 and isinstance(self.args[1], float):  # of a multiple, as scipy simplifies it
+                return self.args[0] * (self.args[1] * number)
             return self._composed(shifted(self.linear, 0.0, number), self, number, recipe="__mul__")
         return super().dot(np.result_type(self.dtype, np.complex64).type(number))
 

@@ -335,7 +335,7 @@ class TensorOperator(Copies, ScipyContract):
 
     def _composed(self, linear: LinearMap, *operands: Any, recipe: str) -> "TensorOperator":
         made = TensorOperator(linear)
-        made.args = operands
+        made.args = () if recipe == "shifted" else operands
         return made.made_by(_called, self, recipe, operands[1:])
 
 
