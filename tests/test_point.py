@@ -228,3 +228,29 @@ def test_where_the_graphs_do_not_all_fit_the_gradient_is_still_whole():
         here = loss.at(theta)
         torch.testing.assert_close(here.gradient, loss.gradient(theta), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(here.value, loss.value(theta))
+
+
+def test_batches_whose_step_is_overridden_are_asked_for_it():
+    class Shifted(jo.MinibatchSGD):
+        def __call__(self, state, step=0):
+            return super().__call__(state, step) + 1
+
+    f = Shifted(jo.TwoLayerLoss(jo.load_digits().subset(60), hidden=2), 20)
+    state = f.loss.initial(rng=0)
+    assert torch.equal(f.linearize(state, 1)[0], f(state, 1))
+
+
+class Damped(jo.FunctionLoss):
+    damping = 1.0
+
+    def hessian(self, theta):
+        return super().hessian(theta).shifted(self.damping)
+
+
+def test_losses_that_differ_in_an_override_have_different_fingerprints():
+    theta = torch.ones(3, dtype=torch.float64)
+    one, other = (Damped(torch.linalg.vector_norm, size=3, dtype="float64") for _ in range(2))
+    other.damping = 2.0
+    named = [jo.GradientDescent(loss, 0.1).jacobian(theta).identity() for loss in (one, other)]
+    assert named[0] != named[1]
+    assert one.at(theta).identity() == one.hessian(theta).linear.identity()

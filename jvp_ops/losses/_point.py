@@ -45,6 +45,7 @@ class Point:
     loss: Any
     frozen: Tensor
     differentiate: Callable[[Tensor], Derivatives]
+    named: Callable[[], dict[str, Any]] | None = None  # where loss and θ alone do not say it
     lock: Any = field(default_factory=RLock)  # two threads that ask one point make one pass
 
     def __repr__(self) -> str:
@@ -83,8 +84,8 @@ class Point:
         return self._asked(lambda: self._derivatives.gauss_newton())
 
     def identity(self) -> dict[str, Any]:
-        """Name L and θ, as a JSON-able dict, without any pass."""
-        return {"at": self._sha256, **self.loss.identity()}
+        """Name L and θ as the Hessian does, as a JSON-able dict: without any pass, but of a loss by its methods."""
+        return {"at": self._sha256, **self.loss.identity()} if self.named is None else self.named()
 
     def _asked(self, give: Callable[[], Given]) -> Given:
         with self.lock, torch.inference_mode(False):
@@ -119,10 +120,12 @@ def speaks_for_itself(loss: Any) -> bool:
 
 def point_by_methods(loss: Any, theta: Tensor) -> Point:
     """Take a loss at θ by its methods, one pass each."""
+    frozen = theta.detach().clone()
     return Point(
         loss,
-        theta.detach().clone(),
+        frozen,
         lambda at: Derivatives(
             lambda: loss.value(at), lambda: loss.gradient(at), lambda: loss.hessian(at), lambda: loss.gauss_newton(at)
         ),
+        named=lambda: loss.hessian(frozen).linear.identity(),
     )

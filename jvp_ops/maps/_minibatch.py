@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jvp_ops._checks import positive_int
+from jvp_ops._checks import positive_int, speaks_for
 from jvp_ops._random import Rng, generator
 from jvp_ops.errors import InputError
 from jvp_ops.losses import Loss, SampledLoss
 from jvp_ops.maps._gradient_descent import GradientDescent
 from jvp_ops.maps._optimizer import OptimizerMap
+from jvp_ops.maps._protocol import STEP
 from jvp_ops.maps._run import run
 from jvp_ops.maps._schedule import checked_step
 from jvp_ops.operators import JacobianOperator
@@ -228,10 +229,14 @@ class MinibatchSGD:
 
     def linearize(self, state: Tensor, step: int = 0) -> tuple[Tensor, JacobianOperator]:
         """Take step number `step` and linearize it: f(state) and Df, from one pass of the batch's loss."""
+        if not speaks_for(self, "linearize", STEP):
+            return self(state, step), self.jacobian(state, step)
         return self.at(step).linearize(state, step)
 
     def identity_at(self, state: Tensor, step: int = 0) -> dict[str, Any]:
         """Name Df of step number `step` at a state as its operator does, without linearizing."""
+        if not speaks_for(self, "identity_at", STEP):
+            return self.jacobian(state, step).identity()
         return self.at(step).identity_at(state, step)
 
     def identity(self) -> dict[str, Any]:
