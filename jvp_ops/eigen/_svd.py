@@ -15,7 +15,7 @@ from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
 from jvp_ops.eigen._certify import grouped_bounds, product_errors
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
-from jvp_ops.eigen._request import DEFAULT_TOL, DENSE_ORDER, Request
+from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._solve import find
 from jvp_ops.eigen._svd_result import SingularTriplets
@@ -188,14 +188,7 @@ def _checked(request: Request, tall: TensorOperator, which: str) -> Request:
         raise InputError(f"which must be one of {', '.join(ENDS)}, not {which!r}")
     if request.method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, not {request.method!r}")
-    n = tall.shape[1]
-    gram = tall.T @ tall
-    asked = replace(request, which=ENDS[which])
-    if asked.method == "auto":
-        dense = not asked.iterative() and (n <= DENSE_ORDER or 4 * request.k >= n)
-        asked = replace(asked, method="dense" if dense else "lanczos")
-    tol = DEFAULT_TOL[tall.torch_dtype] if request.tol is None else request.tol
-    return replace(asked.checked(gram), tol=replace(asked, tol=tol).checked(gram).tol)
+    return replace(request, which=ENDS[which]).checked(tall.T @ tall)
 
 
 def _by_lapack(rounding: Rounding, request: Request) -> _Basis:

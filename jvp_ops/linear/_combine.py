@@ -51,11 +51,10 @@ def shifted(base: LinearMap, shift: float, scale: float = 1.0) -> LinearMap:
         inner = base.structure
         flat = shifted(inner.base, shift + scale * inner.shift, scale * inner.scale)
     else:
-        apply = _shifting(base.apply, shift, scale)
         flat = replace(
             base,
-            apply=apply,
-            adjoint=apply if base.symmetric else _shifting(base.adjoint, shift, scale),
+            apply=_shifting(base.apply, shift, scale),
+            adjoint=_shifting(base.adjoint, shift, scale),
             in_float64=in_float64((base,), lambda part: shifted(part, shift, scale)),
             panels=None if base.panels is None else base.panels.shifted(shift, scale),
             structure=Shifted(shift, scale, base),
@@ -74,11 +73,9 @@ def summed(*maps: LinearMap) -> LinearMap:
     for other in maps[1:]:
         rows = joined(rows, other.rows, "the rows of two operators that are added must stand for the same")
         columns = joined(columns, other.columns, "the columns of two operators that are added must stand for the same")
-
-    apply = _adding([part.apply for part in parts])
     return LinearMap(
-        apply=apply,
-        adjoint=apply if symmetric else _adding([part.adjoint for part in parts]),
+        apply=_adding([part.apply for part in parts]),
+        adjoint=_adding([part.adjoint for part in parts]),
         rows=rows,
         columns=columns,
         dtype=parts[0].dtype,
@@ -103,10 +100,9 @@ def product(*maps: LinearMap) -> LinearMap:
     rows, columns = factors[0].rows, factors[-1].columns
     if symmetric:
         rows = columns = joined(rows, columns, "")
-    apply = _chaining([factor.apply for factor in reversed(factors)])
     return LinearMap(
-        apply=apply,
-        adjoint=apply if symmetric else _chaining([factor.adjoint for factor in factors]),
+        apply=_chaining([factor.apply for factor in reversed(factors)]),
+        adjoint=_chaining([factor.adjoint for factor in factors]),
         rows=rows,
         columns=columns,
         dtype=factors[0].dtype,

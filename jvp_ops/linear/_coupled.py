@@ -56,9 +56,6 @@ def coupled(inside: Sequence[Coefficients], gain: Coefficients, base: LinearMap,
         first, *others = (_combined(column, parts) for column in columns)
         return torch.cat([first.add_(base.adjoint(_combined(gain, parts))), *others])
 
-    def in_double(wide: LinearMap) -> LinearMap:
-        return coupled([[_double(c) for c in row] for row in inside], [_double(c) for c in gain], wide, state)
-
     return LinearMap(
         apply,
         adjoint,
@@ -68,7 +65,8 @@ def coupled(inside: Sequence[Coefficients], gain: Coefficients, base: LinearMap,
         base.device,
         symmetric=False,
         identity=base.identity,
-        in_float64=in_float64((base,), in_double),
+        # diagonals were computed in their own dtype: whoever computed them knows how to do so in float64
+        in_float64=in_float64((base,), lambda wide: coupled(inside, gain, wide, state)) if numbers else None,
         notes=base.notes,
         structure=Coupled(base, coupling),
     )
@@ -76,10 +74,6 @@ def coupled(inside: Sequence[Coefficients], gain: Coefficients, base: LinearMap,
 
 def _number(coefficient: Coefficient) -> float:
     return 0.0 if coefficient is None else float(coefficient)
-
-
-def _double(coefficient: Coefficient) -> Coefficient:
-    return coefficient.double() if isinstance(coefficient, Tensor) else coefficient
 
 
 def _combined(coefficients: Coefficients, parts: Sequence[Tensor]) -> Tensor:

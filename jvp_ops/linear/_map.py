@@ -60,7 +60,7 @@ class LinearMap:
         (columns.size, m) to (rows.size, m): the product A V, a tensor of its own. All that does not depend on V is
         done already, and nothing in it waits for the device.
     adjoint : callable
-        (rows.size, m) to (columns.size, m): the product Aᵀ U; `apply` itself where A is symmetric.
+        (rows.size, m) to (columns.size, m): the product Aᵀ U; where A is symmetric, `apply` whatever is given.
     rows, columns : Parameters
         What the rows and columns stand for.
     dtype : torch.dtype

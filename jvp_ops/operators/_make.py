@@ -148,7 +148,7 @@ def _adopted(operator: Any, symmetric: bool | None) -> TensorOperator:
     if given.kind not in "fiub":
         raise InputError(f"operators here are real, not of dtype {given}: take the real and imaginary parts apart")
     if isinstance(operator, np.ndarray):
-        whole = operator.astype(np.float32 if given == np.float32 else np.float64)
+        whole = operator.astype(np.float32 if given == np.float32 else np.float64, copy=False)
         return _of_tensor(torch.from_numpy(whole), symmetric)
     if scipy.sparse.issparse(operator) and operator.shape[0] == operator.shape[1]:
         gap = abs(operator - operator.T).tocsr()
@@ -182,12 +182,12 @@ def dense(operator: Any, *, symmetric: bool | None = None, out: str | Path | Non
 def _of_tensor(matrix: Tensor, symmetric: bool | None) -> TensorOperator:
     if matrix.ndim != 2 or matrix.numel() == 0 or matrix.is_complex() or matrix.layout != torch.strided:
         raise InputError(f"an operator is a real dense matrix, not {matrix.dtype} of shape {tuple(matrix.shape)}")
-    M = matrix.detach().to(matrix.dtype if matrix.dtype in FLOATS else torch.float64, copy=True)
+    M = matrix.to(matrix.dtype if matrix.dtype in FLOATS else torch.float64)
     if M.shape[0] == M.shape[1]:
         gap = float((M - M.mT).abs().max())
         symmetric = _is_symmetric(symmetric, gap, float(M.abs().max()), M.dtype)
     like = _Like((M.shape[0], M.shape[1]), M.dtype, M.device, bool(symmetric))
-    wide = _of_tensor(M.double(), symmetric).linear if M.dtype == torch.float32 else None
+    wide = (lambda: _of_tensor(M.double(), symmetric).linear) if M.dtype == torch.float32 else None
     return like.operator(lambda V: M @ V, lambda U: M.mT @ U, lambda: sha256_of(M), wide)
 
 
@@ -212,9 +212,12 @@ def _of_scipy(operator: Any, dtype: torch.dtype, symmetric: bool) -> TensorOpera
         random = np.random.default_rng(0).standard_normal((operator.shape[1], PROBES))
         return f"{type(operator).__name__} {sha256_of(multiply(operator, torch.from_numpy(random).to(dtype)))}"
 
-    wide = None
+    wide: Callable[[], LinearMap] | None = None
     if scipy.sparse.issparse(operator) and dtype == torch.float32:
-        wide = _of_scipy(operator.astype(np.float64), torch.float64, symmetric).linear
+
+        def wide() -> LinearMap:
+            return _of_scipy(operator.astype(np.float64), torch.float64, symmetric).linear
+
     try:
         multiply(operator.T, torch.zeros(operator.shape[0], 1, dtype=dtype))
     except (NotImplementedError, TypeError) as error:
@@ -233,7 +236,9 @@ class _Like:
     device: torch.device
     symmetric: bool
 
-    def operator(self, apply: Apply, adjoint: Apply, seen: Callable[[], str], wide: LinearMap | None) -> TensorOperator:
+    def operator(
+        self, apply: Apply, adjoint: Apply, seen: Callable[[], str], wide: Callable[[], LinearMap] | None
+    ) -> TensorOperator:
         if self.symmetric and self.shape[0] != self.shape[1]:
             raise InputError(f"symmetric=True was said of an operator of shape {self.shape[0]} × {self.shape[1]}")
         rows, columns = (Parameters.without_names(size) for size in self.shape)
@@ -241,13 +246,13 @@ class _Like:
         return TensorOperator(
             LinearMap(
                 apply,
-                apply if self.symmetric else adjoint,
+                adjoint,
                 rows,
                 columns,
                 self.dtype,
                 self.device,
                 self.symmetric,
                 identity=lambda: {"matrix": seen(), **known},
-                in_float64=None if wide is None else lambda: wide,
+                in_float64=wide,
             )
         )

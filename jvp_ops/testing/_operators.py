@@ -149,7 +149,5 @@ def _operator(
     def identity() -> dict[str, Any]:
         return {"testing": sha256_of(data), "dtype": str(data.dtype), "symmetric": symmetric}
 
-    linear = LinearMap(
-        apply, apply if symmetric else adjoint, rows, layout, data.dtype, data.device, symmetric, identity, in_float64
-    )
+    linear = LinearMap(apply, adjoint, rows, layout, data.dtype, data.device, symmetric, identity, in_float64)
     return TensorOperator(linear)
