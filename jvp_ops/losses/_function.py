@@ -23,7 +23,7 @@ from jvp_ops._explained import explained
 from jvp_ops._random import Rng, generator, normal
 from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap
-from jvp_ops.losses._point import Derivatives, Point, point_by_methods, speaks_for_itself
+from jvp_ops.losses._point import Derivatives, Point, own_point, point_of
 from jvp_ops.operators import HessianOperator
 from jvp_ops.parameters import Parameters, layout
 from jvp_ops.store import callable_identity, sha256_of
@@ -97,15 +97,11 @@ class FunctionLoss:
 
     def at(self, theta: Tensor) -> Point:
         """Take L at θ: value, gradient and Hessian from one recorded graph."""
-        return self._point(theta) if speaks_for_itself(self) else point_by_methods(self, self._checked(theta))
+        return point_of(self, theta)
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Record the gradient's graph at θ once and return the Hessian ∇²L(θ) as an operator."""
-        return self._point(theta).hessian()
-
-    def _point(self, theta: Tensor) -> Point:
-        with torch.inference_mode(False):
-            return Point(self, self._checked(theta).clone(), self._differentiate)
+        return own_point(self, theta).hessian()
 
     def _differentiate(self, frozen: Tensor) -> Derivatives:
         if not self._checked_once:

@@ -113,9 +113,16 @@ def point_at(loss: Any, theta: Tensor) -> Point:
     return loss.at(theta) if hasattr(type(loss), "at") else point_by_methods(loss, theta)
 
 
-def speaks_for_itself(loss: Any) -> bool:
-    """Say whether ``at`` may differentiate by itself: nothing that it gives is overridden beside it."""
-    return speaks_for(loss, "at", ("value", "gradient", "hessian", "gauss_newton"))
+def own_point(loss: Any, theta: Tensor) -> Point:
+    """Take a loss of this package at θ, by its class's own functions."""
+    with torch.inference_mode(False):
+        return Point(loss, loss._checked(theta).detach().clone(), loss._differentiate)
+
+
+def point_of(loss: Any, theta: Tensor) -> Point:
+    """Take a loss of this package at θ; by its methods, where a subclass overrides one of them beside ``at``."""
+    speaks = speaks_for(loss, "at", ("value", "gradient", "hessian", "gauss_newton"))
+    return own_point(loss, theta) if speaks else point_by_methods(loss, loss._checked(theta))
 
 
 def point_by_methods(loss: Any, theta: Tensor) -> Point:

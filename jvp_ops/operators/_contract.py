@@ -1,7 +1,6 @@
 """Scipy's side of an operator: numpy arrays in and out, and algebra that stays with us where it can."""
 
 from collections.abc import Callable, Mapping
-from math import prod
 from numbers import Complex, Integral, Real
 from typing import Any
 
@@ -31,41 +30,24 @@ class ScipyContract(LinearOperator):  # type: ignore[misc]
 
     # --- numpy arrays ------------------------------------------------------------------------------------------
 
-    def _numpy(self, product: Apply, x: Any, size: int) -> Any:
+    def _numpy(self, side: Callable[..., Any], how: Callable[..., Any], x: Any) -> Any:
+        """Multiply an array as `side` and `how` multiply a tensor, in batches too, which scipy 1.18 hands on."""
         x = np.asarray(x)
         if np.iscomplexobj(x):
-            return self._numpy(product, x.real, size) + 1j * self._numpy(product, x.imag, size)
-        values = torch.from_numpy(np.array(x, dtype=self.dtype)).to(self.linear.device)
-        return self._product(product, values, size).cpu().numpy()
-
-    def _along_last_axis(self, product: Apply, x: Any, size: int) -> Any:
-        """Serve scipy ≤ 1.17, which hands (n,) or (n, 1), and ≥ 1.18, which hands (..., n), any of them 0."""
-        x = np.asarray(x)
-        if x.ndim == 1 or x.shape == (size, 1):
-            return self._numpy(product, x, size)
-        batch = x.shape[:-1]
-        image = self._numpy(product, x.reshape(prod(batch), size).T, size)
-        return image.T.reshape(*batch, len(image))
-
-    def _along_rows(self, product: Apply, X: Any, size: int) -> Any:
-        X = np.asarray(X)
-        if X.ndim == 2:
-            return self._numpy(product, X, size)
-        stacked = np.moveaxis(X, -2, 0)
-        image = self._numpy(product, stacked.reshape(size, prod(stacked.shape[1:])), size)
-        return np.moveaxis(image.reshape(len(image), *stacked.shape[1:]), 0, -2)
+            return self._numpy(side, how, x.real) + 1j * self._numpy(side, how, x.imag)
+        return side(torch.from_numpy(np.array(x, dtype=self.dtype)).to(self.linear.device), how).cpu().numpy()
 
     def _matvec(self, x: Any) -> Any:
-        return self._along_last_axis(self.linear.apply, x, self.shape[1])
+        return self._numpy(self._forward, multiplied_along_last, x)
 
     def _rmatvec(self, x: Any) -> Any:
-        return self._along_last_axis(self.linear.adjoint, x, self.shape[0])
+        return self._numpy(self._backward, multiplied_along_last, x)
 
     def _matmat(self, X: Any) -> Any:
-        return self._along_rows(self.linear.apply, X, self.shape[1])
+        return self._numpy(self._forward, multiplied, X)
 
     def _rmatmat(self, X: Any) -> Any:
-        return self._along_rows(self.linear.adjoint, X, self.shape[0])
+        return self._numpy(self._backward, multiplied, X)
 
     # --- tensors -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from jvp_ops._differences import UNCHECKED, somewhere_near
 from jvp_ops._memory import parse_bytes
 from jvp_ops._random import Rng
 from jvp_ops.linear import LinearMap
-from jvp_ops.losses._point import Derivatives, Point, point_by_methods, speaks_for_itself
+from jvp_ops.losses._point import Derivatives, Point, own_point, point_of
 from jvp_ops.losses.model._again import MadeAgain
 from jvp_ops.losses.model._batches import Batches
 from jvp_ops.losses.model._binding import Binding
@@ -205,10 +205,9 @@ class ModelLoss(MadeAgain):
         """Compute ∇L(θ), shape (n,)."""
         return self._total.gradient(self._checked(theta))
 
-    @torch.inference_mode(False)
     def at(self, theta: Tensor) -> Point:
         """Take L at θ: value, gradient and Hessian from one pass; the Gauss-Newton matrix takes its own."""
-        return self._point(theta) if speaks_for_itself(self) else point_by_methods(self, self._checked(theta))
+        return point_of(self, theta)
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator.
@@ -218,7 +217,7 @@ class ModelLoss(MadeAgain):
         InputError
             The first time: a product with it is not the derivative of the gradient, or the gradient not that of L.
         """
-        return self._point(theta).hessian()
+        return own_point(self, theta).hessian()
 
     @torch.inference_mode(False)
     def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
@@ -300,10 +299,6 @@ class ModelLoss(MadeAgain):
         with self._total.at(theta) as (at, leaves):
             samples = spread_samples(self._total.batches)
             return convex_part(at, leaves, samples, self._outputs, self._total.reading(at, leaves))
-
-    @torch.inference_mode(False)
-    def _point(self, theta: Tensor) -> Point:
-        return Point(self, self._checked(theta).detach().clone(), self._differentiate)
 
     def _differentiate(self, frozen: Tensor) -> Derivatives:
         passed = Passed()

@@ -21,7 +21,7 @@ from jvp_ops._random import Rng, generator, normal
 from jvp_ops.data import Dataset
 from jvp_ops.errors import InputError
 from jvp_ops.linear import LinearMap, Panels
-from jvp_ops.losses._point import Derivatives, Point, point_by_methods, speaks_for_itself
+from jvp_ops.losses._point import Derivatives, Point, own_point, point_of
 from jvp_ops.losses.two_layer._chunked import ChunkedForm
 from jvp_ops.losses.two_layer._form import Form, Linearized, Weights
 from jvp_ops.losses.two_layer._null_space import null_space
@@ -169,15 +169,15 @@ class TwoLayerLoss:
 
     def at(self, theta: Tensor) -> Point:
         """Take L at θ: value, gradient, Hessian and Gauss-Newton matrix from one forward pass."""
-        return self._point(theta) if speaks_for_itself(self) else point_by_methods(self, self._checked(theta))
+        return point_of(self, theta)
 
     def hessian(self, theta: Tensor) -> HessianOperator:
         """Linearize at θ and return the Hessian ∇²L(θ) as an operator."""
-        return self._point(theta).hessian()
+        return own_point(self, theta).hessian()
 
     def gauss_newton(self, theta: Tensor) -> GaussNewtonOperator:
         """Linearize at θ and return the generalized Gauss-Newton matrix as an operator."""
-        return self._point(theta).gauss_newton()
+        return own_point(self, theta).gauss_newton()
 
     def to(self, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None) -> "TwoLayerLoss":
         """Make the same loss in another dtype or on another device, from the data as they were given.
@@ -258,10 +258,6 @@ class TwoLayerLoss:
     def _split(self, theta: Tensor) -> Weights:
         return Weights(**self.parameters.unflatten(theta))
 
-    def _point(self, theta: Tensor) -> Point:
-        with torch.inference_mode(False), torch.no_grad():
-            return Point(self, self._checked(theta).clone(), self._differentiate)
-
     def _differentiate(self, frozen: Tensor) -> Derivatives:
         """Go forward once at θ, when it is first known what for."""
         hidden, classes = self.parameters["W2"].shape
@@ -298,7 +294,7 @@ class TwoLayerLoss:
         """Make H or G of what one forward pass left."""
 
         def in_float64() -> LinearMap:
-            other = self.to(dtype=torch.float64)._point(frozen.to(torch.float64))
+            other = own_point(self.to(dtype=torch.float64), frozen.to(torch.float64))
             return (other.gauss_newton() if gauss_newton else other.hessian()).linear
 
         d, h = self.parameters["W1"].shape
