@@ -25,6 +25,7 @@ LAYERS = [
     {"losses"},
     {"maps"},
     {"plots"},
+    {"krylov"},
     {"eigen"},
     {"dynamics"},
     {"cli"},

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jvp_ops.eigen._rounding import SAFETY, Rounding
 from jvp_ops.eigen._target import Target
+from jvp_ops.krylov import defect, inner, placed, small
 from jvp_ops.operators import TensorOperator
 
 
@@ -121,15 +122,14 @@ def product_errors(
 
 
 def _symmetric(X: Tensor, image: Tensor, errors: NDArray[np.float64]) -> Certified:
-    H = (X.mT @ image).cpu().numpy()
+    H = small(inner(X, image))
     values, Y = np.linalg.eigh((H + H.T) / 2)
-    turn = torch.from_numpy(np.ascontiguousarray(Y)).to(X.device)
+    turn = placed(Y, X)
     vectors = X @ turn
     R = image @ turn - vectors * torch.from_numpy(values).to(X.device)
-    gram = (R.mT @ R).cpu().numpy()
+    gram = small(inner(R, R))
     mixed = np.abs(Y).T @ errors  # the rounding of a combination of products is at most this
-    defect = float((X.mT @ X - torch.eye(X.shape[1], dtype=X.dtype, device=X.device)).norm())
-    mixed += 2 * defect * np.abs(values).max(initial=0.0)
+    mixed += 2 * defect(X) * np.abs(values).max(initial=0.0)
     residuals = torch.linalg.vector_norm(R, dim=0).cpu().numpy()
     bounds = simultaneous_bounds(values, residuals, gram, mixed)
     return Certified(values, vectors, residuals, mixed, bounds, 0.0, 0.0, gram)
@@ -195,7 +195,7 @@ def grouped_bounds(
 
 
 def _general(X: Tensor, image: Tensor, errors: NDArray[np.float64], left: Tensor | None) -> Certified:
-    S = (X.mT @ image).cpu().numpy()
+    S = small(inner(X, image))
     values, Z = np.linalg.eig(S)
     values, Z = values.astype(np.complex128), Z.astype(np.complex128)
     turn = torch.from_numpy(np.ascontiguousarray(Z)).to(X.device)
@@ -206,8 +206,8 @@ def _general(X: Tensor, image: Tensor, errors: NDArray[np.float64], left: Tensor
     bounds, condition = np.full(len(values), np.nan), None
     clusters: tuple[Cluster, ...] = ()
     if left is not None:
-        E = float((image - X @ torch.from_numpy(S).to(X.device)).norm()) + float(np.linalg.norm(errors))
-        overlap = (left.double().mT @ X).cpu().numpy()
+        E = float((image - X @ placed(S, X)).norm()) + float(np.linalg.norm(errors))
+        overlap = small(inner(left.double(), X))
         condition, bounds, clusters = _sensitivity(values, Z, overlap, residuals + mixed, E)
     return Certified(values, vectors, residuals, mixed, bounds, 0.0, 0.0, None, condition, clusters)
 

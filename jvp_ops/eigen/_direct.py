@@ -7,13 +7,13 @@ from torch import Tensor
 from jvp_ops._memory import free_bytes, require
 from jvp_ops.eigen._arpack import arpack, basis_size
 from jvp_ops.eigen._iterate import Found
-from jvp_ops.eigen._krylov import Progress
+from jvp_ops.eigen._iteration import Progress
 from jvp_ops.eigen._monitor import Monitor
-from jvp_ops.eigen._projected import ritz
 from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._rounding import Rounding, probe_symmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError
+from jvp_ops.krylov import orthonormal, ritz
 from jvp_ops.operators import TensorOperator
 
 
@@ -25,7 +25,7 @@ def by_lapack(rounding: Rounding, request: Request, target: Target, *, transpose
     require((6 if operator.symmetric else 12) * n * n * 8, free_bytes(operator.device), what, remedy)
     matrix = operator.dense().double().cpu().numpy()
     probe_symmetry(operator, float(np.abs(matrix).sum(axis=0).max()), 0.0, np.random.default_rng(0))
-    schur = ritz(matrix.T if transposed else matrix, target, operator.symmetric, request.k)
+    schur = ritz(matrix.T if transposed else matrix, target.ranking, operator.symmetric, request.k)
     basis = torch.from_numpy(np.ascontiguousarray(schur.Q)).to(operator.device)
     return Found(basis, "converged", Progress(), request.tol)
 
@@ -74,16 +74,15 @@ def by_arpack(
     chosen = target.best(values, k)
     budget = "restarts" if monitor.max_products is None else "max_products"
     stopped = "converged" if all(part.complete for part in found) else budget
-    basis = _real_basis(torch.from_numpy(np.ascontiguousarray(vectors[:, chosen])), values[chosen])
+    basis = _real_basis(torch.from_numpy(np.ascontiguousarray(vectors[:, chosen])), values[chosen], rng)
     level = Progress(norm=measured.norm, level=measured.level)
     return Found(basis.to(operator.device), stopped, level, reach)
 
 
-def _real_basis(X: Tensor, values: "np.ndarray[tuple[int], np.dtype[np.generic]]") -> Tensor:
+def _real_basis(X: Tensor, values: "np.ndarray[tuple[int], np.dtype[np.generic]]", rng: np.random.Generator) -> Tensor:
     """Orthonormalize eigenvectors; of a conjugate pair, the real and the imaginary part of the first."""
     if X.is_complex():
         upper = torch.from_numpy(np.flatnonzero(values.imag > 0))
         real = torch.from_numpy(np.flatnonzero(values.imag == 0))
         X = torch.cat([X[:, upper].real, X[:, upper].imag, X[:, real].real], dim=1)
-    Q: Tensor = torch.linalg.qr(X.double())[0]
-    return Q
+    return orthonormal(X.double(), X.shape[1], against=(), rng=rng)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from jvp_ops._checks import check_finite
 from jvp_ops._random import normal
-from jvp_ops.eigen._krylov import Krylov, Plan, Progress
+from jvp_ops.eigen._iteration import Iteration, Plan, Progress
 from jvp_ops.errors import DataError, InputError, NonFiniteError
+from jvp_ops.krylov import independent, inner, placed
 from jvp_ops.operators import TensorOperator
 from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint, sha256_of
 
@@ -69,12 +70,10 @@ def deflated_basis(X: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if X is None:
         return None
     if X.layout == torch.strided:
-        Q, R = torch.linalg.qr(X)
-        sizes = R.diagonal().abs()
-        if X.shape[1] > X.shape[0] or bool((sizes <= 1e-10 * sizes.max()).any()):
+        Q = independent(X, ())
+        if Q.shape[1] < X.shape[1]:
             raise InputError("deflate holds linearly dependent vectors: give each eigenvector once")
-        orthonormal: Tensor = Q.to(dtype)
-        return orthonormal
+        return Q.to(dtype)
     listed = X.to_sparse_coo().coalesce().cpu()
     plain = scipy.sparse.csc_array((listed.values().numpy(), tuple(listed.indices().numpy())), shape=tuple(X.shape))
     defect = plain.T @ plain - scipy.sparse.eye_array(X.shape[1])
@@ -88,7 +87,7 @@ def check_deflated(operator: TensorOperator, X: Tensor, rng: np.random.Generator
     c = normal(rng, X.shape[1], 1, dtype=X.dtype, device=X.device)
     y = X @ (c / torch.linalg.vector_norm(c))
     image = operator.apply(y.to(operator.torch_dtype)).to(X.dtype)
-    left = float(torch.linalg.vector_norm(image - X @ (X.mT @ image)))
+    left = float(torch.linalg.vector_norm(image - X @ inner(X, image)))
     z = normal(rng, len(y), 1, dtype=torch.float64, device=X.device)
     typical = float(
         torch.linalg.vector_norm(operator.apply((z / torch.linalg.vector_norm(z)).to(operator.torch_dtype)))
@@ -124,7 +123,7 @@ class Found:
     image: Tensor | None = None
 
 
-def iterate(solver: Krylov, checkpoint: Checkpoint | None) -> Found:
+def iterate(solver: Iteration, checkpoint: Checkpoint | None) -> Found:
     """Run the solver; a `NonFiniteError` from a product leaves with what was ``found`` before it."""
     if checkpoint is not None:
         solver.save = lambda: _save(solver, checkpoint)
@@ -138,39 +137,39 @@ def iterate(solver: Krylov, checkpoint: Checkpoint | None) -> Found:
     return _found(solver, stopped)
 
 
-def _found(solver: Krylov, stopped: str) -> Found:
-    Q = solver.found().Q if solver.subspace.size else np.zeros((0, 0))
-    image = solver.subspace.image @ solver.subspace.on_device(Q)
+def _found(solver: Iteration, stopped: str) -> Found:
+    Q = solver.found().Q if solver.basis.size else np.zeros((0, 0))
+    image = solver.basis.image @ placed(Q, solver.basis.image)
     progress = solver.progress
-    return Found(solver.subspace.combine(Q), stopped, progress, max(solver.plan.tol, 2 * progress.level), image)
+    return Found(solver.basis.combine(Q), stopped, progress, max(solver.plan.tol, 2 * progress.level), image)
 
 
-def _save(solver: Krylov, checkpoint: Checkpoint) -> None:
+def _save(solver: Iteration, checkpoint: Checkpoint) -> None:
     solver.progress.products, solver.progress.seconds = solver.monitor.products, solver.monitor.seconds
     progress = {**asdict(solver.progress), "least": min(solver.progress.least, float(np.finfo(float).max))}
-    record = {"progress": progress, "rng": solver.subspace.rng.bit_generator.state}
+    record = {"progress": progress, "rng": solver.basis.rng.bit_generator.state}
     arrays: dict[str, NDArray[Any]] = {
-        **solver.subspace.arrays(),
+        **solver.basis.arrays(),
         "block": solver.block.cpu().numpy(),
         "settled": solver.settled,
     }
     save_checkpoint(checkpoint.path, arrays, record, checkpoint.identity)
 
 
-def _resume(solver: Krylov, checkpoint: Checkpoint) -> None:
+def _resume(solver: Iteration, checkpoint: Checkpoint) -> None:
     """Go back to a checkpoint, and see that a product is still the one it holds."""
     arrays, record = load_checkpoint(checkpoint.path, checkpoint.identity)
-    solver.subspace.restore(arrays)
-    solver.block = torch.from_numpy(arrays["block"]).to(solver.subspace.device)
+    solver.basis.restore(arrays)
+    solver.block = torch.from_numpy(arrays["block"]).to(solver.basis.device)
     solver.settled = arrays["settled"]
     solver.progress = Progress(**record["progress"])
-    solver.subspace.rng.bit_generator.state = record["rng"]
+    solver.basis.rng.bit_generator.state = record["rng"]
     solver.monitor.products, solver.monitor.earlier = solver.progress.products, solver.progress.seconds
-    if solver.subspace.size == 0:
+    if solver.basis.size == 0:
         return
     operator = solver.multiplied
-    again = operator.apply(solver.subspace.basis[:, :1].to(operator.torch_dtype).contiguous())
-    kept = solver.subspace.image[:, :1]
+    again = operator.apply(solver.basis.vectors[:, :1].to(operator.torch_dtype).contiguous())
+    kept = solver.basis.image[:, :1]
     level = max(solver.progress.level, torch.finfo(operator.torch_dtype).eps)
     if float((again.double() - kept.double()).norm()) > PROBE * level * max(solver.progress.norm, float(kept.norm())):
         raise DataError(

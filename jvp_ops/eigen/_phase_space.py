@@ -17,6 +17,7 @@ from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._solve import solve
 from jvp_ops.eigen._target import Target, conjugate_pairs
 from jvp_ops.errors import NonFiniteError
+from jvp_ops.krylov import inner
 from jvp_ops.linear import Coupling
 from jvp_ops.operators import TensorOperator
 
@@ -239,7 +240,7 @@ def _candidates(coupling: Coupling, parts: list[Eigenpairs]) -> _Candidates:
     if len(parts) == 2:  # the ends may overlap: two solves of one eigenvalue differ by rounding, so they are counted
         low, high = sorted(parts, key=lambda part: part.which != "SA")
         kept = np.arange(len(high)) < len(low.vectors) - len(low)
-        inside = torch.linalg.vector_norm(low.vectors.mT @ high.vectors, dim=0) > 0.7  # where the low end has gaps
+        inside = torch.linalg.vector_norm(inner(low.vectors, high.vectors), dim=0) > 0.7  # where the low end has gaps
         kept &= ~inside.cpu().numpy()
     else:
         low, high, kept = parts[0], parts[0], np.zeros(len(parts[0]), dtype=bool)

@@ -6,7 +6,7 @@ import torch
 
 from jvp_ops._checks import positive_int, resolve_dtype
 from jvp_ops._memory import format_bytes, resolve_budget
-from jvp_ops.eigen._krylov import Plan
+from jvp_ops.eigen._iteration import Plan
 from jvp_ops.eigen._request import BLOCK, Request
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import InputError, MemoryBudgetError

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from jvp_ops.eigen._iterate import (
     request_identity,
     start_block,
 )
-from jvp_ops.eigen._krylov import Krylov
+from jvp_ops.eigen._iteration import Iteration
 from jvp_ops.eigen._monitor import Monitor
 from jvp_ops.eigen._outcome import are_converged, notes_on, outcome
 from jvp_ops.eigen._proof import Proof, prove
@@ -31,9 +30,9 @@ from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._size import plan_of, size_of
-from jvp_ops.eigen._subspace import Subspace
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError, JvpOpsError, NonFiniteError
+from jvp_ops.krylov import BlockBasis, inner, small
 from jvp_ops.operators import TensorOperator
 
 
@@ -118,11 +117,11 @@ def find(
     least = max(size.block, first.shape[1])
     if monitor.max_products is not None and monitor.max_products < least:
         raise InputError(f"max_products={monitor.max_products} is too few: the first block alone takes {least}")
-    subspace = Subspace(
+    basis = BlockBasis(
         operator.shape[0], size.capacity, dtype=size.dtype, device=operator.device, rng=rng, deflated=deflated
     )
     try:
-        found = iterate(Krylov(operator, rounding, plan, subspace, first, monitor), checkpoint)
+        found = iterate(Iteration(operator, rounding, plan, basis, first, monitor), checkpoint)
     except NonFiniteError as error:
         error.partial = _partial(error, rounding, request, target)
         raise
@@ -149,7 +148,7 @@ def _left_basis(
         left = find(transposed, replace(request, start=None, checkpoint=None, resume=False), target, rng, monitor)
     except ConvergenceError:
         return None
-    known = [torch.linalg.eigvals((part.basis.mT @ _image(part)).double()).cpu().numpy() for part in (right, left)]
+    known = [np.linalg.eigvals(small(inner(part.basis, _image(part)))) for part in (right, left)]
     if left.stopped not in ("converged", "rounding") or len(known[0]) != len(known[1]):
         return None
     distances = np.abs(known[0][:, None] - known[1])

@@ -21,6 +21,7 @@ from jvp_ops.eigen._solve import find
 from jvp_ops.eigen._svd_result import SingularTriplets
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import InputError
+from jvp_ops.krylov import defect, inner, orthonormal, small
 from jvp_ops.operators import TensorOperator, as_operator
 
 ENDS = {"LM": "LA", "SM": "SA"}
@@ -214,7 +215,7 @@ def _by_gram(rounding: Rounding, request: Request) -> _Basis:
         monitor = Monitor(max_products=budget, max_seconds=request.max_seconds, callback=request.callback, bar=bar)
         for round_ in range(ROUNDS):
             found = find(Rounding(gram, wide, 0.0, 0.0), replace(asked, start=start), target, random, monitor)
-            values = (found.basis.mT @ _image(gram, wide, found.basis)).diagonal()
+            values = (found.basis * _image(gram, wide, found.basis)).sum(dim=0)
             norm2 = found.progress.norm
             least = float(values.min().clamp(min=0)) / norm2 if norm2 > 0 else 1.0
             needed = request.tol * max(np.sqrt(least), np.finfo(float).eps) / 2
@@ -224,9 +225,9 @@ def _by_gram(rounding: Rounding, request: Request) -> _Basis:
             asked = replace(asked, tol=needed, checkpoint=None, resume=False)  # the file holds the first round
             start = found.basis
     V = found.basis
-    Q, _ = torch.linalg.qr(_image(A, exact, V))
+    left = orthonormal(_image(A, exact, V), V.shape[1], against=(), rng=random)
     products = 0 if wide is None else 2 * wide.products
-    return _Basis(V, Q, found.stopped, float(np.sqrt(norm2)), 2 * gram.products, products)
+    return _Basis(V, left, found.stopped, float(np.sqrt(norm2)), 2 * gram.products, products)
 
 
 def _unit(A: TensorOperator) -> float:
@@ -249,20 +250,19 @@ def _certified(rounding: Rounding, V: Tensor, U: Tensor, request: Request) -> _C
     AV, AtU = A.apply(V.contiguous()).double(), A.apply_adjoint(U.contiguous()).double()
     forward, (level, norm) = product_errors(rounding, A, V, AV)
     backward, (other, norm) = product_errors(replace(around, norm=norm), A.T, U, AtU)
-    P, sigma, Zh = torch.linalg.svd((U.double().mT @ AV).cpu())
+    P, sigma, Zh = torch.linalg.svd(inner(U.double(), AV).cpu())
     P, Z = P.to(A.device), Zh.mT.contiguous().to(A.device)
     order = torch.arange(len(sigma)) if request.which == "LA" else torch.arange(len(sigma)).flip(0)
     order = order[: request.k]
     P, Z, sigma = P[:, order.to(A.device)], Z[:, order.to(A.device)], sigma[order].to(A.device)
     u, v = U.double() @ P, V.double() @ Z
     R1, R2 = AV @ Z - u * sigma, AtU @ P - v * sigma
-    defect = max(_defect(U), _defect(V))
     errors = np.maximum(np.abs(Z.cpu().numpy()).T @ forward, np.abs(P.cpu().numpy()).T @ backward)
-    errors = errors + 2 * defect * float(sigma.max())
+    errors = errors + 2 * max(defect(U), defect(V)) * float(sigma.max())
     residuals = torch.maximum(R1.norm(dim=0), R2.norm(dim=0)).cpu().numpy()
     values = sigma.cpu().numpy()
     ascending = np.argsort(values, kind="stable")
-    grams = [(R.mT @ R).cpu().numpy()[np.ix_(ascending, ascending)] for R in (R1, R2)]
+    grams = [small(inner(R, R))[np.ix_(ascending, ascending)] for R in (R1, R2)]
     bounds = np.empty(len(values))
     bounds[ascending] = grouped_bounds(
         values[ascending],
@@ -272,10 +272,6 @@ def _certified(rounding: Rounding, V: Tensor, U: Tensor, request: Request) -> _C
     )
     norm = max(norm, float(values.max(initial=0.0)))
     return _Certified(values, u, v, residuals, errors, bounds, norm, max(level, other))
-
-
-def _defect(Q: Tensor) -> float:
-    return float((Q.double().mT @ Q.double() - torch.eye(Q.shape[1], dtype=torch.float64, device=Q.device)).norm())
 
 
 def _notes(stopped: str, converged: Any, tol: float, rounding: Rounding) -> list[str]:

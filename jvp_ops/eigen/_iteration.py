@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
-from jvp_ops.eigen._projected import Ritz, groups_within, residual_lengths, ritz
 from jvp_ops.eigen._rounding import Rounding, check_symmetric
-from jvp_ops.eigen._subspace import Subspace
 from jvp_ops.eigen._target import Target
+from jvp_ops.krylov import BlockBasis, Ritz, groups_within, residual_lengths, ritz, scaled_gram
 from jvp_ops.operators import TensorOperator
 
 VERIFY_VECTORS = 64
@@ -56,7 +55,7 @@ class Plan:
 
 @dataclass
 class Progress:
-    """What an iteration has to remember beside its subspace; all of it goes into a checkpoint."""
+    """What an iteration has to remember beside its basis; all of it goes into a checkpoint."""
 
     norm: float = 0.0
     level: float = -1.0  # measured at the first check of each dtype, and again when the norm has grown
@@ -73,8 +72,8 @@ class Progress:
     history: list[list[float]] = field(default_factory=list)
 
 
-class Krylov:
-    """One solve, as a short loop over a `Subspace`.
+class Iteration:
+    """One solve, as a short loop over a `BlockBasis`.
 
     A restart keeps the best Ritz (Schur) vectors and goes on from the residuals of those that have not converged, so
     converged vectors stay in the basis, are tested anew at each check, and may cease to count (soft locking).
@@ -86,7 +85,7 @@ class Krylov:
     rounding : Rounding
         Knows the operator in float64, where there is one; the norm and level are measured as the solve goes.
     plan : Plan
-    subspace : Subspace
+    basis : BlockBasis
         Empty.
     start : Tensor, shape (n, m)
         The first block, not yet orthonormal.
@@ -98,14 +97,14 @@ class Krylov:
         operator: TensorOperator,
         rounding: Rounding,
         plan: Plan,
-        subspace: Subspace,
+        basis: BlockBasis,
         start: Tensor,
         monitor: Monitor,
     ) -> None:
-        self.operator, self.rounding, self.plan, self.subspace = operator, rounding, plan, subspace
+        self.operator, self.rounding, self.plan, self.basis = operator, rounding, plan, basis
         self.monitor = monitor
         self.save: Callable[[], None] | None = None  # writes a checkpoint, where there is one
-        self.block = subspace.orthonormal(start, max(plan.block, start.shape[1]))
+        self.block = basis.orthonormal(start, max(plan.block, start.shape[1]))
         self.progress = Progress()
         self.settled: NDArray[Any] = np.zeros(0)
         self._saved = time.perf_counter()
@@ -133,20 +132,20 @@ class Krylov:
     def _advance(self) -> str | None:
         block = self.block
         if block.shape[1] == 0:  # the whole space is spanned, or a finished solve was resumed
-            return self._check(self.subspace.image, True)
-        image = self._multiply(block).to(self.subspace.dtype)
-        self.subspace.append(block, image)
+            return self._check(self.basis.image, True)
+        image = self._multiply(block).to(self.basis.dtype)
+        self.basis.expand(block, image)
         self.block = block[:, :0]
         self.progress.blocks += 1
-        following = min(self.plan.block, self.subspace.room)
-        full = following == 0 or self.subspace.size + following > self.plan.capacity or block.shape[1] > self.plan.block
+        following = min(self.plan.block, self.basis.room)
+        full = following == 0 or self.basis.size + following > self.plan.capacity or block.shape[1] > self.plan.block
         if self.progress.verifying:
             due = full or self.progress.blocks * self.plan.block >= VERIFY_VECTORS
         else:
-            due = full or (self.progress.blocks % CHECK_EVERY == 0 and self.subspace.size > self.plan.k)
+            due = full or (self.progress.blocks % CHECK_EVERY == 0 and self.basis.size > self.plan.k)
         if due:
             return self._check(image, full)
-        self.block = self.subspace.orthonormal(image, following)
+        self.block = self.basis.orthonormal(image, following)
         return None
 
     def _multiply(self, block: Tensor) -> Tensor:
@@ -162,12 +161,12 @@ class Krylov:
         wanted = self._wanted(found)
         looked_at = len(wanted.values) + self.plan.block
         looked_at += found.splits_pair(looked_at)
-        residuals = self.subspace.residuals(found.Q[:, :looked_at], found.S[:looked_at, :looked_at])
+        residuals = self.basis.residuals(found.Q[:, :looked_at], found.S[:looked_at, :looked_at])
         self._measure(found)
         errors = residual_lengths(residuals[:, : len(wanted.values)], wanted, self._blur())
         converged = errors <= self._reach()
         self._report(wanted, errors, converged)
-        progress, whole = self.progress, self.subspace.room == 0
+        progress, whole = self.progress, self.basis.room == 0
         if progress.verifying:
             progress.verifying, progress.verified = False, self._is_settled(wanted.values)
         if len(wanted.values) >= self.plan.k and (converged.all() or self._stalls(errors)):
@@ -184,12 +183,12 @@ class Krylov:
         if full:
             self._restart(found, residuals, np.flatnonzero(~converged))
         else:
-            self.block = self.subspace.orthonormal(image, self.plan.block)
+            self.block = self.basis.orthonormal(image, self.plan.block)
         return None
 
     def _ritz(self) -> Ritz:
-        size, p = self.subspace.size, self.plan.kept
-        found = ritz(self.subspace.projection, self.plan.target, self.operator.symmetric, min(p, size))
+        size, p = self.basis.size, self.plan.kept
+        found = ritz(self.basis.projection, self.plan.target.ranking, self.operator.symmetric, min(p, size))
         return self._sorted_out(found) if self.operator.symmetric and self.progress.level > 0 else found
 
     def _sorted_out(self, found: Ritz) -> Ritz:
@@ -202,9 +201,8 @@ class Krylov:
             if len(group) == 1 or group[0] >= self.plan.k:
                 continue
             square = np.ix_(group, group)
-            R = self.subspace.residuals(Q[:, group], S[square]).double()
-            R = R / (float(R.abs().max()) or 1.0)
-            U = torch.linalg.eigh((R.mT @ R).cpu())[1].numpy()  # least residual first
+            _, gram = scaled_gram(self.basis.residuals(Q[:, group], S[square]))
+            U = torch.linalg.eigh(torch.from_numpy(gram))[1].numpy()  # least residual first
             Q[:, group], S[square] = Q[:, group] @ U, U.T @ S[square] @ U
             values[group] = np.diag(S)[group]
         return Ritz(values, Q, S)
@@ -222,13 +220,13 @@ class Krylov:
 
     def _measure(self, found: Ritz) -> None:
         """Measure the size of A from below, its rounding at that size, and whether it is symmetric if it says so."""
-        progress, projection = self.progress, self.subspace.projection
+        progress, projection = self.progress, self.basis.projection
         largest = float(torch.linalg.matrix_norm(torch.from_numpy(projection), 2))
         progress.norm = max(progress.norm, largest)
         if progress.level < 0 or progress.norm > GROWN * progress.norm_at_level:
             progress.norm_at_level = progress.norm
-            leading = self.subspace.combine(found.Q[:, :1])
-            dtypes = (self.multiplied.torch_dtype, self.subspace.dtype)  # directions and images are rounded to these
+            leading = self.basis.combine(found.Q[:, :1])
+            dtypes = (self.multiplied.torch_dtype, self.basis.dtype)  # directions and images are rounded to these
             rounded = max(torch.finfo(dtype).eps for dtype in dtypes) / 2
             progress.level = max(self.rounding.at(self.multiplied, leading, progress.norm), rounded)
             asymmetry = float(np.abs(projection - projection.T).max())
@@ -271,20 +269,20 @@ class Krylov:
         self.progress.verifying = True
         self.progress.rounds += 1
         self._keep(found)
-        empty = torch.empty(self.subspace.n, 0, dtype=self.subspace.dtype, device=self.subspace.device)
-        self.block = self.subspace.orthonormal(empty, self.plan.block)
+        empty = torch.empty(self.basis.n, 0, dtype=self.basis.dtype, device=self.basis.device)
+        self.block = self.basis.orthonormal(empty, self.plan.block)
 
     def _restart(self, found: Ritz, residuals: Tensor, unconverged: NDArray[np.intp]) -> None:
         later = np.arange(len(self._wanted(found).values), residuals.shape[1])
         chosen = np.concatenate([unconverged, later])[: self.plan.block]
         directions = residuals[:, torch.from_numpy(chosen).to(residuals.device)]
         self._keep(found)
-        self.block = self.subspace.orthonormal(directions, self.plan.block)
+        self.block = self.basis.orthonormal(directions, self.plan.block)
 
     def _keep(self, found: Ritz) -> None:
         most = max(self.plan.capacity - 2 * self.plan.block, 1)
         p = min(len(found.values), most)
-        self.subspace.rotate(found.first(p + found.splits_pair(p)).Q)
+        self.basis.restart(found.first(p + found.splits_pair(p)).Q)
         self.progress.blocks = 0
 
     def _refine(self, found: Ritz) -> str | None:
@@ -296,6 +294,6 @@ class Krylov:
             return obstacle
         self._keep(found.first(p + found.splits_pair(p)))
         progress.in_float64, progress.verifying, progress.level = True, False, -1.0
-        self.subspace.replace_image(self._multiply(self.subspace.basis))
+        self.basis.replace_image(self._multiply(self.basis.vectors))
         progress.least, progress.stalled = np.inf, 0
-        return self._check(self.subspace.image, True)
+        return self._check(self.basis.image, True)

@@ -1,5 +1,6 @@
 """The small projected problem: its eigenvalues, ranked, with an orthonormal basis of the best of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError
+from jvp_ops.krylov._inner import inner, small
+
+Ranking = Callable[[NDArray[Any]], NDArray[np.intp]]  # the places of eigenvalues, best first; conjugates side by side
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,15 @@ class Ritz:
         return _schur_eigenvectors(self.S)
 
 
-def ritz(projection: NDArray[np.float64], target: Target, symmetric: bool, p: int) -> Ritz:
+def ritz(projection: NDArray[np.float64], ranking: Ranking, symmetric: bool, p: int) -> Ritz:
     """Solve the projected problem for the p best eigenvalues (p + 1 where the cut would split a pair)."""
     if symmetric:
-        small = torch.from_numpy((projection + projection.T) / 2)
-        values, vectors = (part.numpy() for part in torch.linalg.eigh(small))  # numpy's threads would fight torch's
-        order = target.ranking(values)[:p]
+        mean = torch.from_numpy((projection + projection.T) / 2)
+        values, vectors = (part.numpy() for part in torch.linalg.eigh(mean))  # numpy's threads would fight torch's
+        order = ranking(values)[:p]
         return Ritz(values[order], vectors[:, order], np.diag(values[order]))
     S, Q = scipy.linalg.schur(projection, output="real")
-    S, Q, values = _ordered(S, Q, target, p)
+    S, Q, values = _ordered(S, Q, ranking, p)
     found = Ritz(values, Q, S)
     return found.first(min(p, len(values)) + found.splits_pair(p))
 
@@ -71,14 +74,19 @@ def groups_within(values: NDArray[np.float64], width: float) -> list[NDArray[np.
     return [np.sort(np.array(group, dtype=np.intp)) for group in groups]
 
 
+def scaled_gram(residuals: Tensor) -> tuple[float, NDArray[np.float64]]:
+    """Give the largest entry u of R, and (R/u)ᵀ(R/u), whose squares do not underflow."""
+    unit = float(residuals.abs().max()) or 1.0
+    scaled = residuals / unit
+    return unit, small(inner(scaled, scaled))
+
+
 def residual_lengths(residuals: Tensor, wanted: Ritz, blur: float) -> NDArray[np.float64]:
     """Compute ‖A x − λ x‖ of the eigenpairs from A V Q − V Q S.
 
     Of a symmetric A, values within `blur` stand for any rotation among their vectors: theirs is the norm of all.
     """
-    unit = float(residuals.abs().max()) or 1.0  # against underflow of squares
-    scaled = residuals / unit
-    gram = (scaled.mT @ scaled).double().cpu().numpy()
+    unit, gram = scaled_gram(residuals)
     if np.iscomplexobj(wanted.values):
         Z = wanted.eigenvectors()
         squares = np.einsum("ij,ik,kj->j", Z.conj(), gram, Z).real
@@ -90,10 +98,10 @@ def residual_lengths(residuals: Tensor, wanted: Ritz, blur: float) -> NDArray[np
     return root
 
 
-def _ordered(S: NDArray[np.float64], Q: NDArray[np.float64], target: Target, p: int) -> tuple[Any, Any, Any]:
+def _ordered(S: NDArray[np.float64], Q: NDArray[np.float64], ranking: Ranking, p: int) -> tuple[Any, Any, Any]:
     """Move the blocks of the p best eigenvalues to the top, best first (LAPACK's trexc)."""
     blocks = _blocks(S)
-    ranked = target.ranking(_eigenvalues(S))
+    ranked = ranking(_eigenvalues(S))
     order = list(dict.fromkeys(next(b for b, rows in enumerate(blocks) if i in rows) for i in ranked))
     where = list(range(len(blocks)))
     done = 0

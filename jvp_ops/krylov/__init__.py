@@ -1,0 +1,21 @@
+"""A Krylov space on a device: orthonormal blocks, the basis that they make, and the projected problem."""
+
+from jvp_ops.krylov._basis import BlockBasis
+from jvp_ops.krylov._inner import defect, inner, placed, small
+from jvp_ops.krylov._orthonormal import independent, orthonormal
+from jvp_ops.krylov._projected import Ritz, groups_within, residual_lengths, ritz, scaled_gram
+
+__all__ = [
+    "BlockBasis",
+    "Ritz",
+    "defect",
+    "groups_within",
+    "independent",
+    "inner",
+    "orthonormal",
+    "placed",
+    "residual_lengths",
+    "ritz",
+    "scaled_gram",
+    "small",
+]
