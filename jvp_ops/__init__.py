@@ -47,6 +47,7 @@ from jvp_ops.errors import (
 
 if TYPE_CHECKING:
     from jvp_ops._load import load as load
+    from jvp_ops._sitting import Stop as Stop
     from jvp_ops.data import Dataset as Dataset
     from jvp_ops.data import load_digits as load_digits
     from jvp_ops.data import load_fashion_mnist as load_fashion_mnist
@@ -116,6 +117,7 @@ _HOME = {
     "track_eigenpairs": "jvp_ops.dynamics",
     "Eigenpairs": "jvp_ops.eigen",
     "SolveStatus": "jvp_ops.eigen",
+    "Stop": "jvp_ops._sitting",
     "Inertia": "jvp_ops.eigen",
     "SingularTriplets": "jvp_ops.eigen",
     "eigenpairs": "jvp_ops.eigen",

@@ -51,6 +51,16 @@ def positive_int(value: object, name: str) -> int:
     return int(value)
 
 
+def time_budget(seconds: object) -> float | None:
+    """Check ``max_seconds=`` of a run whose first piece is done in any case: None, or above 0."""
+    if seconds is None:
+        return None
+    budget = finite_number(seconds, "max_seconds")
+    if budget <= 0:
+        raise InputError(f"max_seconds must be above 0, not {seconds!r}")
+    return budget
+
+
 def says_stop(answer: object) -> bool:
     """Say whether a callback's answer is True, Python's or numpy's; a count or a tensor is no answer."""
     return isinstance(answer, bool | np.bool_) and bool(answer)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops._report import as_html, as_text
+from jvp_ops._sitting import Stop
 from jvp_ops.errors import DataError
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import FORMAT, read_run, save_run
@@ -99,6 +100,8 @@ class Result:
             return float(held)
         if kind == "complex":
             return complex(*map(float, held))
+        if kind == "stop":
+            return Stop(held)
         if kind == "parameters":
             return Parameters.of({entry: tuple(shape) for entry, shape in held})
         made = {inner.__name__: inner for inner in cls.inner}[kind]
@@ -109,6 +112,8 @@ def _written(value: Any) -> Any:
     """Write a field as JSON that says what it was; arrays stand in ``arrays.npz`` under the field's name."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Stop):
+        return {"stop": str(value)}
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value
     if isinstance(value, Tensor | np.ndarray):

@@ -10,7 +10,8 @@ import pytest
 
 import jvp_ops as jo
 from jvp_ops.cli import main
-from jvp_ops.dynamics import _measurement, _track
+from jvp_ops.dynamics.lyapunov import _measurement
+from jvp_ops.dynamics.tracking import _track
 
 NET = ["--samples", "100", "--hidden", "4", "--quiet"]
 SMALL = {

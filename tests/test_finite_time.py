@@ -9,7 +9,7 @@ import torch
 from systems import DOUBLE, Cocycle, cat, dense_product, henon, linear, network, rotation, twisted
 
 import jvp_ops as jo
-from jvp_ops.dynamics._product_svd import product_svd
+from jvp_ops.dynamics.finite_time._product_svd import product_svd
 
 
 @pytest.fixture(scope="module")

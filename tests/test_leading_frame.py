@@ -9,7 +9,7 @@ from systems import dense_product
 
 import jvp_ops as jo
 from jvp_ops.dynamics import _leading
-from jvp_ops.dynamics._spectrum_result import alignment_notes
+from jvp_ops.dynamics.lyapunov._alignment import alignment_notes
 from jvp_ops.errors import ConvergenceError, InputError
 
 CURVATURES = torch.tensor([-3.0, 0.5, -1.0, 2.0, 0.0, -2.0, 30.0], dtype=torch.float64)

@@ -9,8 +9,8 @@ from systems import DOUBLE, GOLDEN, Cocycle, cat, cubics, henon, linear, logisti
 
 import jvp_ops as jo
 from jvp_ops.dynamics import kaplan_yorke
+from jvp_ops.dynamics._batch_means import batch_errors
 from jvp_ops.dynamics._frame import orthonormal
-from jvp_ops.dynamics._spectrum_result import batch_errors
 
 HENON = (0.41922, -1.62319)
 

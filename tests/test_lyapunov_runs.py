@@ -8,7 +8,7 @@ import torch
 from systems import DOUBLE, henon, linear, network
 
 import jvp_ops as jo
-from jvp_ops.dynamics._spectrum_result import batch_errors
+from jvp_ops.dynamics._batch_means import batch_errors
 from jvp_ops.store import fingerprint
 
 REQUEST = {"k": 2, "steps": 300, "transient": 20, "rng": 5}

@@ -18,6 +18,7 @@ LAYERS = [
     {"_autodiff", "_differences"},
     {"store"},
     {"data"},
+    {"_sitting"},
     {"_result"},
     {"linear"},
     {"operators"},

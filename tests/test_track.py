@@ -283,7 +283,7 @@ def test_the_result_shows_and_saves_itself(tmp_path):
 
 
 def test_ctrl_c_inside_of_a_solve_keeps_what_was_measured(monkeypatch):
-    from jvp_ops.dynamics import _track
+    from jvp_ops.dynamics.tracking import _track
 
     calls = []
 

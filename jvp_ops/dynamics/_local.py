@@ -1,18 +1,16 @@
 """`local_growth`: growth step by step."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
-from jvp_ops.dynamics._covariant_result import CovariantVectors
+from jvp_ops._sitting import Sitting
 from jvp_ops.dynamics._frame import check_frame, check_range
 from jvp_ops.dynamics._orbit import Orbit, check_orbit
 from jvp_ops.dynamics._sweeps import frames
+from jvp_ops.dynamics.covariant._result import CovariantVectors
 from jvp_ops.errors import InputError
 
 
@@ -72,21 +70,22 @@ def local_growth(
     """
     check_orbit(orbit)
     start, stop = check_range(start, stop, orbit.steps)
-    with progress_bar(None, show=progress, description="local growth", unit="step") as bar:
+    with Sitting("local growth", unit="step", progress=progress) as sitting:
         if isinstance(vectors, CovariantVectors):
             if vectors.provenance["orbit"] != orbit.identity():
                 raise InputError("the covariant vectors are of another orbit: give the one that they were found on")
-            return _of_covariant(orbit, vectors, range(start, stop), bar)
+            return _of_covariant(orbit, vectors, range(start, stop), sitting)
         random, n = generator(rng), orbit.parameters.size
         V = check_frame(vectors, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
-        return np.array([frame.growth for frame in frames(orbit, range(start, stop), V, random, bar)])
+        return np.array([frame.growth for frame in frames(orbit, range(start, stop), V, random, sitting)])
 
 
-def _of_covariant(orbit: Orbit, found: CovariantVectors, window: range, bar: Any) -> NDArray[np.float64]:
+def _of_covariant(orbit: Orbit, found: CovariantVectors, window: range, sitting: Sitting) -> NDArray[np.float64]:
     rows = []
     for t, V in zip(found.at.tolist(), found.vectors, strict=True):
         if t in window:
             lengths = vector_norm(orbit.at(t).apply(V).double(), dim=0) / vector_norm(V.double(), dim=0)
             rows.append(lengths.log().cpu().numpy())
-            bar.update()
+            sitting.advance()
+            sitting.check()
     return np.array(rows).reshape(-1, len(found))

@@ -6,13 +6,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jvp_ops._checks import check_state
 from jvp_ops._memory import format_bytes, resolve_budget
-from jvp_ops._progress import progress_bar
+from jvp_ops._sitting import Sitting
 from jvp_ops.dynamics._frame import check_map, check_range
 from jvp_ops.dynamics._states import DiskStates, MemoryStates, States, stride_in_memory, stride_on_disk
 from jvp_ops.errors import DataError, InputError, NonFiniteError
@@ -205,7 +204,7 @@ class Orbit:
 
     def _fill(self, state: Tensor, progress: bool) -> None:
         self._states.write(0, state)
-        with progress_bar(self.steps, show=progress, description="orbit", unit="step") as bar:
+        with Sitting("orbit", unit="step", total=self.steps, progress=progress) as sitting:
             for t in range(self.steps):
                 state = self.map(state, self.first + t)
                 if not bool(torch.isfinite(state).all()):
@@ -213,7 +212,8 @@ class Orbit:
                     return
                 if (t + 1) % self.stride == 0:
                     self._states.write((t + 1) // self.stride, state)
-                bar.update()
+                sitting.advance()
+                sitting.check()
 
     def _recomputed(self, row: int) -> list[Tensor]:
         """Compute the states between two snapshots again, and check them by the second."""
@@ -259,16 +259,6 @@ def probe(f: Map, state: Tensor, step: int, V: Tensor) -> list[float]:
     after, jacobian = linearized(f, state, step)
     image, moved = after - state, jacobian.apply(V)
     return [float(part.double().sum()) for part in (*image.tensor_split(2), *moved.flatten().tensor_split(4))]
-
-
-def check_probe(found: list[float], expected: list[float], dtype: torch.dtype, checkpoint: str | Path) -> None:
-    """Refuse a checkpoint whose probe differs by more than other threads round otherwise."""
-    allowed = torch.finfo(dtype).eps ** 0.5
-    if not np.allclose(found, expected, rtol=allowed, atol=allowed * float(np.max(np.abs(expected)))):
-        raise DataError(
-            f"the checkpoint {checkpoint} is of another run: the map's first step gives other numbers, by something "
-            "that no fingerprint sees; resume with that map, or remove it"
-        )
 
 
 def run_identity(f: Map, state: Tensor, first: int, steps: int) -> dict[str, Any]:

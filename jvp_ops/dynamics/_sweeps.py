@@ -1,19 +1,19 @@
 """Frames of vectors moved along an orbit, forward by the Jacobians or backward by their transposes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jvp_ops._sitting import Sitting
 from jvp_ops.dynamics._frame import Frame, orthonormal
 from jvp_ops.dynamics._orbit import Orbit
 from jvp_ops.errors import NonFiniteError
 
 
 def frames(
-    orbit: Orbit, times: range, V: Tensor, random: np.random.Generator, bar: Any, *, adjoint: bool = False
+    orbit: Orbit, times: range, V: Tensor, random: np.random.Generator, sitting: Sitting, *, adjoint: bool = False
 ) -> Iterator[Frame]:
     """Multiply V by the Jacobians of the steps `times`, or their transposes, in that order; yield Q and R after each.
 
@@ -28,5 +28,6 @@ def frames(
             raise NonFiniteError(f"the vectors became NaN or Inf at step {orbit.first + t} ({error})") from None
         frame = orthonormal(image, rounding=rounding, random=random)
         V = frame.vectors
-        bar.update()
+        sitting.advance()
+        sitting.check()
         yield frame

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from jvp_ops._memory import free_bytes, require
+from jvp_ops._sitting import Stop
 from jvp_ops.eigen._arpack import arpack, basis_size
 from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._iteration import Progress
@@ -27,7 +28,7 @@ def by_lapack(rounding: Rounding, request: Request, target: Target, *, transpose
     probe_symmetry(operator, float(np.abs(matrix).sum(axis=0).max()), 0.0, np.random.default_rng(0))
     schur = ritz(matrix.T if transposed else matrix, target.ranking, operator.symmetric, request.k)
     basis = torch.from_numpy(np.ascontiguousarray(schur.Q)).to(operator.device)
-    return Found(basis, "converged", Progress(), request.tol)
+    return Found(basis, Stop.CONVERGED, Progress(), request.tol)
 
 
 def by_arpack(
@@ -50,6 +51,11 @@ def by_arpack(
     measured = rounding.measured(rng)
     start = rng.standard_normal(n)
     reach = max(request.tol, 2 * measured.level)
+
+    def counted() -> None:
+        monitor.count(1)
+        monitor.sitting.check()  # ARPACK has nothing to give back yet
+
     found = [
         arpack(
             operator,
@@ -60,7 +66,7 @@ def by_arpack(
             start=start,
             max_products=monitor.max_products,
             rng=rng,
-            on_product=lambda: monitor.count(1),
+            on_product=counted,
         )
         for end in target.solved_ends()
     ]
@@ -72,8 +78,8 @@ def by_arpack(
         )
     values = np.concatenate([part.values for part in found])
     chosen = target.best(values, k)
-    budget = "restarts" if monitor.max_products is None else "max_products"
-    stopped = "converged" if all(part.complete for part in found) else budget
+    budget = Stop.RESTARTS if monitor.max_products is None else Stop.MAX_PRODUCTS
+    stopped = Stop.CONVERGED if all(part.complete for part in found) else budget
     basis = _real_basis(torch.from_numpy(np.ascontiguousarray(vectors[:, chosen])), values[chosen], rng)
     level = Progress(norm=measured.norm, level=measured.level)
     return Found(basis.to(operator.device), stopped, level, reach)

@@ -1,42 +1,21 @@
 """Setting up the iteration: start vectors, deflation, checkpoints; and what it leaves behind."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops._checks import check_finite
 from jvp_ops._random import normal
+from jvp_ops._sitting import Stop
 from jvp_ops.eigen._iteration import Iteration, Plan, Progress
-from jvp_ops.errors import DataError, InputError, NonFiniteError
+from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.krylov import independent, inner, placed
 from jvp_ops.operators import TensorOperator
-from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint, sha256_of
-
-PROBE = 1e3  # a product differs from run to run by a few rounding levels, and from another operator's by far more
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a solve keeps its state, and what it must be of."""
-
-    path: Path
-    identity: dict[str, Any]
-    there: bool
-
-
-def checkpoint_at(
-    path: str | Path | None, *, resume: bool, identity: Callable[[], dict[str, Any]]
-) -> Checkpoint | None:
-    """Check ``checkpoint=`` and ``resume=`` before anything is computed."""
-    there = prepare_checkpoint(path, resume=resume)
-    return None if path is None else Checkpoint(Path(path), identity(), there)
+from jvp_ops.store import sha256_of
 
 
 def start_block(operator: TensorOperator, given: Tensor | None, width: int, rng: np.random.Generator) -> Tensor:
@@ -106,9 +85,7 @@ class Found:
     Attributes
     ----------
     basis : Tensor, shape (n, g)
-    stopped : str
-        ``converged``, ``rounding``, ``stagnation``, ``max_products``, ``max_seconds``, ``cancelled``,
-        ``restarts`` or ``failed``.
+    stopped : Stop
     progress : Progress
     reach : float
         The residual that the solver went for, relative to ‖A‖.
@@ -117,65 +94,29 @@ class Found:
     """
 
     basis: Tensor
-    stopped: str
+    stopped: Stop
     progress: Progress
     reach: float
     image: Tensor | None = None
 
 
-def iterate(solver: Iteration, checkpoint: Checkpoint | None) -> Found:
-    """Run the solver; a `NonFiniteError` from a product leaves with what was ``found`` before it."""
-    if checkpoint is not None:
-        solver.save = lambda: _save(solver, checkpoint)
-        if checkpoint.there:
-            _resume(solver, checkpoint)
+def iterate(solver: Iteration) -> Found:
+    """Run the solver, from its checkpoint where there is one; an error of a product leaves with what was ``found``."""
+    if kept := solver.monitor.sitting.resume():
+        solver.restore(*kept)
     try:
         stopped = solver.run()
     except NonFiniteError as error:
-        error.found = _found(solver, "failed")
+        error.found = _found(solver, Stop.FAILED)
         raise
     return _found(solver, stopped)
 
 
-def _found(solver: Iteration, stopped: str) -> Found:
+def _found(solver: Iteration, stopped: Stop) -> Found:
     Q = solver.found().Q if solver.basis.size else np.zeros((0, 0))
     image = solver.basis.image @ placed(Q, solver.basis.image)
     progress = solver.progress
     return Found(solver.basis.combine(Q), stopped, progress, max(solver.plan.tol, 2 * progress.level), image)
-
-
-def _save(solver: Iteration, checkpoint: Checkpoint) -> None:
-    solver.progress.products, solver.progress.seconds = solver.monitor.products, solver.monitor.seconds
-    progress = {**asdict(solver.progress), "least": min(solver.progress.least, float(np.finfo(float).max))}
-    record = {"progress": progress, "rng": solver.basis.rng.bit_generator.state}
-    arrays: dict[str, NDArray[Any]] = {
-        **solver.basis.arrays(),
-        "block": solver.block.cpu().numpy(),
-        "settled": solver.settled,
-    }
-    save_checkpoint(checkpoint.path, arrays, record, checkpoint.identity)
-
-
-def _resume(solver: Iteration, checkpoint: Checkpoint) -> None:
-    """Go back to a checkpoint, and see that a product is still the one it holds."""
-    arrays, record = load_checkpoint(checkpoint.path, checkpoint.identity)
-    solver.basis.restore(arrays)
-    solver.block = torch.from_numpy(arrays["block"]).to(solver.basis.device)
-    solver.settled = arrays["settled"]
-    solver.progress = Progress(**record["progress"])
-    solver.basis.rng.bit_generator.state = record["rng"]
-    solver.monitor.products, solver.monitor.earlier = solver.progress.products, solver.progress.seconds
-    if solver.basis.size == 0:
-        return
-    operator = solver.multiplied
-    again = operator.apply(solver.basis.vectors[:, :1].to(operator.torch_dtype).contiguous())
-    kept = solver.basis.image[:, :1]
-    level = max(solver.progress.level, torch.finfo(operator.torch_dtype).eps)
-    if float((again.double() - kept.double()).norm()) > PROBE * level * max(solver.progress.norm, float(kept.norm())):
-        raise DataError(
-            f"the checkpoint {checkpoint.path} is of another operator: its product with a kept vector differs; "
-            "something that the fingerprint does not see has changed"
-        )
 
 
 def request_identity(

@@ -1,8 +1,6 @@
 """Thick-restart block Krylov iteration: Lanczos for symmetric operators, Krylov–Schur for others."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jvp_ops._sitting import Stop
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._rounding import Rounding, check_symmetric
 from jvp_ops.eigen._target import Target
@@ -18,7 +17,6 @@ from jvp_ops.operators import TensorOperator
 
 VERIFY_VECTORS = 64
 CHECK_EVERY = 2
-SAVE_SECONDS = 30.0
 STALLED_CHECKS = 24
 STAGNANT_CHECKS = 500
 GROWN = 2
@@ -103,34 +101,43 @@ class Iteration:
     ) -> None:
         self.operator, self.rounding, self.plan, self.basis = operator, rounding, plan, basis
         self.monitor = monitor
-        self.save: Callable[[], None] | None = None  # writes a checkpoint, where there is one
         self.block = basis.orthonormal(start, max(plan.block, start.shape[1]))
         self.progress = Progress()
         self.settled: NDArray[Any] = np.zeros(0)
-        self._saved = time.perf_counter()
 
     @property
     def multiplied(self) -> TensorOperator:
         """The operator that is multiplied by now."""
         return self.rounding.exact or self.operator if self.progress.in_float64 else self.operator
 
-    def run(self) -> str:
-        """Iterate until something stops it, and say what: ``converged``, ``rounding``, or a budget's name."""
-        stopped = None
-        with self.monitor.interruptible():
-            while stopped is None:
-                stopped = self.monitor.obstacle(self.block.shape[1]) or self._advance()
-                if self.save is not None and (stopped or time.perf_counter() - self._saved > SAVE_SECONDS):
-                    self.save()
-                    self._saved = time.perf_counter()
-        return stopped
+    def run(self) -> Stop:
+        """Iterate until something stops it, and say what."""
+        return self.monitor.sitting.run(self._advance, snapshot=self.snapshot)
 
     def found(self) -> Ritz:
         """Give the wanted part of the projected problem; empty where nothing was multiplied yet."""
         return self._wanted(self._ritz())
 
-    def _advance(self) -> str | None:
+    def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Give all that `restore` needs to go on bit for bit."""
+        self.progress.products, self.progress.seconds = self.monitor.products, self.monitor.sitting.seconds
+        progress = {**asdict(self.progress), "least": min(self.progress.least, float(np.finfo(float).max))}
+        arrays = {**self.basis.arrays(), "block": self.block.cpu().numpy(), "settled": self.settled}
+        return arrays, {"progress": progress, "rng": self.basis.rng.bit_generator.state}
+
+    def restore(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any]) -> None:
+        """Go back to what `snapshot` gave."""
+        self.basis.restore(arrays)
+        self.block = torch.from_numpy(arrays["block"]).to(self.basis.device)
+        self.settled = arrays["settled"]
+        self.progress = Progress(**state["progress"])
+        self.basis.rng.bit_generator.state = state["rng"]
+        self.monitor.products = self.progress.products
+
+    def _advance(self) -> Stop | None:
         block = self.block
+        if stop := self.monitor.obstacle(block.shape[1]):
+            return stop
         if block.shape[1] == 0:  # the whole space is spanned, or a finished solve was resumed
             return self._check(self.basis.image, True)
         image = self._multiply(block).to(self.basis.dtype)
@@ -155,7 +162,7 @@ class Iteration:
         self.progress.norm = max(self.progress.norm, longest)
         return image
 
-    def _check(self, image: Tensor, full: bool) -> str | None:
+    def _check(self, image: Tensor, full: bool) -> Stop | None:
         """Look at the Ritz pairs; stop, verify, refine, restart, or just go on."""
         found = self._ritz()
         wanted = self._wanted(found)
@@ -175,11 +182,11 @@ class Iteration:
                 return None
             if self.plan.refine and not progress.in_float64 and 2 * progress.level > HALF * self.plan.tol:
                 return self._refine(found)
-            return "converged" if self._reach() <= self.plan.tol * progress.norm else "rounding"
+            return Stop.CONVERGED if self._reach() <= self.plan.tol * progress.norm else Stop.ROUNDING
         if whole:
-            return "rounding"
+            return Stop.ROUNDING
         if progress.stalled >= STAGNANT_CHECKS:
-            return "stagnation"
+            return Stop.STAGNATION
         if full:
             self._restart(found, residuals, np.flatnonzero(~converged))
         else:
@@ -235,7 +242,7 @@ class Iteration:
 
     def _report(self, wanted: Ritz, errors: NDArray[np.float64], converged: NDArray[np.bool_]) -> None:
         progress = self.progress
-        progress.products, progress.seconds = self.monitor.products, self.monitor.seconds
+        progress.products, progress.seconds = self.monitor.products, self.monitor.sitting.seconds
         relative = errors / progress.norm if progress.norm > 0 else errors
         count = int(converged.sum())
         if progress.history and progress.history[-1][0] == progress.products:
@@ -285,7 +292,7 @@ class Iteration:
         self.basis.restart(found.first(p + found.splits_pair(p)).Q)
         self.progress.blocks = 0
 
-    def _refine(self, found: Ritz) -> str | None:
+    def _refine(self, found: Ritz) -> Stop | None:
         """Go on in float64 from the vectors found: a Rayleigh–Ritz pass, then as many blocks as it takes."""
         progress, exact = self.progress, self.rounding.exact
         assert exact is not None

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jvp_ops._sitting import Stop
 from jvp_ops.eigen._certify import Certified
 from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._monitor import Monitor
@@ -25,7 +26,7 @@ def outcome(certified: Certified, request: Request, found: Found, rounding: Roun
     """Put the result together, its counts still open."""
     operator = rounding.operator
     bounds, converged = certified.bounds, are_converged(certified, request)
-    stopped = "rounding" if found.stopped == "converged" and not converged.all() else found.stopped
+    stopped = Stop.ROUNDING if found.stopped == Stop.CONVERGED and not converged.all() else found.stopped
     if certified.gram is not None:
         bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
     return Eigenpairs(
@@ -72,8 +73,9 @@ def notes_on(
     notes = []
     budgets = {
         "max_products": f"the budget of max_products={monitor.max_products} ran out",
-        "max_seconds": f"the budget of max_seconds={monitor.max_seconds} ran out",
+        "max_seconds": f"the budget of max_seconds={monitor.sitting.max_seconds} ran out",
         "cancelled": "the solve was cancelled",
+        "interrupted": "the solve was stopped by Ctrl-C",
         "stagnation": "the residuals no longer shrink",
         "restarts": "ARPACK's own limit of restarts was reached",
     }
@@ -83,13 +85,13 @@ def notes_on(
             "hold for all that are listed, but they need not be the outermost"
         )
     level = max(found.progress.level, pairs.rounding)
-    if pairs.stopped == "rounding" or pairs.tol < 2 * pairs.rounding:
+    if pairs.stopped == Stop.ROUNDING or pairs.tol < 2 * pairs.rounding:
         further = "; an operator in float64 reaches further" if rounding.operator.torch_dtype == torch.float32 else ""
         notes.append(
             f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "
             f"stopped at that level{further}"
         )
-    if found.progress.rounds and not found.progress.verified and pairs.stopped in ("converged", "rounding"):
+    if found.progress.rounds and not found.progress.verified and pairs.stopped in (Stop.CONVERGED, Stop.ROUNDING):
         notes.append("fresh random blocks found more each time until the solver gave up looking: some may be missing")
     if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
         notes.append(
@@ -101,4 +103,4 @@ def notes_on(
     if pairs.clusters:
         sizes = ", ".join(f"{len(c.members)} with mean {c.mean:.8g} ± {c.bound:.1e}" for c in pairs.clusters)
         notes.append(f"near a defective point only the mean and the invariant subspace are determined: {sizes}")
-    return tuple(notes)
+    return (*notes, *monitor.sitting.notes)

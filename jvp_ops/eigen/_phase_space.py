@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jvp_ops._sitting import BY_HAND, Stop
 from jvp_ops.eigen._certify import Cluster
 from jvp_ops.eigen._iterate import columns_of
 from jvp_ops.eigen._request import BLOCK, DENSE_ORDER, Request
@@ -74,7 +75,7 @@ class _Ends:
         known = self.parts[end].vectors if end in self.parts else start
         least = max(self.request.block or BLOCK, 0 if known is None else known.shape[1])
         spent = budget.get("max_products", least) < least or budget.get("max_seconds", 1.0) <= 0
-        if self.parts and (spent or any(part.stopped == "cancelled" for part in self.parts.values())):
+        if self.parts and (spent or any(part.stopped in BY_HAND for part in self.parts.values())):
             return False
         self.parts[end] = self.solve(end, replace(self.request, k=count, method="lanczos", start=known, **budget))
         return True
@@ -158,7 +159,7 @@ def phase_space_pairs(operator: TensorOperator, request: Request, *, iterate: bo
         float64_products=sum(part.float64_products for part in parts)
         + (0 if used is operator else _real_count(values)),
         seconds=time.perf_counter() - began,
-        stopped=next((part.stopped for part in parts if part.stopped != "converged"), "converged"),
+        stopped=next((part.stopped for part in parts if part.stopped != Stop.CONVERGED), Stop.CONVERGED),
         complete=all(part.complete for part in parts),
         condition=coupling.condition(h, values),
         clusters=clusters,
@@ -197,7 +198,7 @@ def _solve_ends(ends: _Ends, request: Request, start: Tensor | None) -> bool:
     if not ends.ask(second, 1, None, tol=LOOSE):
         return False
     outermost = ends.parts.pop(second)
-    if outermost.stopped in ("cancelled", "max_products", "max_seconds"):
+    if outermost.stopped in (*BY_HAND, Stop.MAX_PRODUCTS, Stop.MAX_SECONDS):
         return False
     outward = outermost.bounds[0] if second == "LA" else -outermost.bounds[0]
     return beaten(outermost.values[0] + outward) or ends.ask(second, k, outermost.vectors)

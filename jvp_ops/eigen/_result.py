@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops._result import Result
+from jvp_ops._sitting import Stop
 from jvp_ops.eigen._certify import Cluster
 from jvp_ops.parameters import Parameters
 
@@ -44,7 +45,7 @@ class Eigenpairs(Result):
         measure rounding, and to certify.
     seconds : float
         Wall-clock time.
-    stopped : str
+    stopped : Stop
         ``converged``; ``rounding`` (no further in this dtype); ``stagnation`` (residuals that
         wander without shrinking, as of very ill-conditioned eigenvalues); or what ran out: ``max_products``,
         ``max_seconds``, ``cancelled``, ``restarts`` (ARPACK's). ``failed`` of the partial result of an error.
@@ -86,7 +87,7 @@ class Eigenpairs(Result):
     products: int
     float64_products: int
     seconds: float
-    stopped: str
+    stopped: Stop
     complete: bool
     condition: NDArray[np.float64] | None = None
     clusters: tuple[Cluster, ...] = ()

@@ -8,14 +8,13 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from jvp_ops._progress import progress_bar
 from jvp_ops._random import generator
+from jvp_ops._sitting import Checkpoint, Sitting, Stop
 from jvp_ops.eigen._certify import Certified, certify, certify_images
 from jvp_ops.eigen._direct import by_arpack, by_lapack
 from jvp_ops.eigen._iterate import (
     Found,
     check_deflated,
-    checkpoint_at,
     columns_of,
     deflated_basis,
     iterate,
@@ -40,10 +39,8 @@ def solve(operator: TensorOperator, request: Request, target: Target) -> Eigenpa
     """Find what a checked request asks for; `target` says which, of this operator or of one around it."""
     began, before, random = time.perf_counter(), operator.products, generator(request.rng)
     rounding = Rounding.unmeasured(operator, float64=request.float64)
-    with progress_bar(None, show=request.progress, description=f"eigenpairs {request.which}", unit="product") as bar:
-        monitor = Monitor(
-            max_products=request.max_products, max_seconds=request.max_seconds, callback=request.callback, bar=bar
-        )
+    with sitting_of(request, f"eigenpairs {request.which}") as sitting:
+        monitor = Monitor(sitting, request.max_products)
         found = find(rounding, request, target, random, monitor)
         left = _left_basis(rounding, request, target, random, monitor, found) if request.condition else None
     certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
@@ -62,6 +59,17 @@ def solve(operator: TensorOperator, request: Request, target: Target) -> Eigenpa
         products=operator.products - before,
         float64_products=0 if rounding.exact is None else rounding.exact.products,
         seconds=time.perf_counter() - began,
+    )
+
+
+def sitting_of(request: Request, description: str) -> Sitting:
+    """Make the sitting of a solve."""
+    return Sitting(
+        description,
+        unit="product",
+        progress=request.progress,
+        max_seconds=request.max_seconds,
+        callback=request.callback,
     )
 
 
@@ -112,7 +120,13 @@ def find(
     def identity() -> dict[str, Any]:
         return request_identity(operator, plan, size.dtype, given[0], deflated, seed)
 
-    checkpoint = checkpoint_at(request.checkpoint, resume=request.resume, identity=identity)
+    monitor.sitting.checkpoint = Checkpoint.at(
+        request.checkpoint,
+        resume=request.resume,
+        identity=identity,
+        probe=operator.probe,
+        dtype=operator.torch_dtype,
+    )
     first = start_block(operator, given[0], size.block, rng)
     least = max(size.block, first.shape[1])
     if monitor.max_products is not None and monitor.max_products < least:
@@ -121,7 +135,7 @@ def find(
         operator.shape[0], size.capacity, dtype=size.dtype, device=operator.device, rng=rng, deflated=deflated
     )
     try:
-        found = iterate(Iteration(operator, rounding, plan, basis, first, monitor), checkpoint)
+        found = iterate(Iteration(operator, rounding, plan, basis, first, monitor))
     except NonFiniteError as error:
         error.partial = _partial(error, rounding, request, target)
         raise
@@ -149,7 +163,7 @@ def _left_basis(
     except ConvergenceError:
         return None
     known = [np.linalg.eigvals(small(inner(part.basis, _image(part)))) for part in (right, left)]
-    if left.stopped not in ("converged", "rounding") or len(known[0]) != len(known[1]):
+    if left.stopped not in (Stop.CONVERGED, Stop.ROUNDING) or len(known[0]) != len(known[1]):
         return None
     distances = np.abs(known[0][:, None] - known[1])
     apart = float(distances[linear_sum_assignment(distances)].max())

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from jvp_ops._memory import free_bytes, require
-from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
+from jvp_ops._sitting import BY_HAND, Stop
 from jvp_ops.eigen._certify import grouped_bounds, product_errors
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._rounding import Rounding
-from jvp_ops.eigen._solve import find
+from jvp_ops.eigen._solve import find, sitting_of
 from jvp_ops.eigen._svd_result import SingularTriplets
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import InputError
@@ -133,7 +133,7 @@ def svd(
     exact = rounding.exact
     left, right = (found.left, found.right) if tall is scaled else (found.right, found.left)
     converged = found.residuals + found.errors <= request.tol * found.norm
-    stopped = "rounding" if basis.stopped == "converged" and not converged.all() else basis.stopped
+    stopped = Stop.ROUNDING if basis.stopped == Stop.CONVERGED and not converged.all() else basis.stopped
     return SingularTriplets(
         values=found.values / unit,
         left=left.to(A.torch_dtype),
@@ -165,7 +165,7 @@ class _Basis:
 
     right: Tensor
     left: Tensor
-    stopped: str
+    stopped: Stop
     norm: float
     products: int = 0
     float64_products: int = 0
@@ -200,7 +200,7 @@ def _by_lapack(rounding: Rounding, request: Request) -> _Basis:
     U, sigma, Vh = torch.linalg.svd(A.dense().double().cpu(), full_matrices=False)
     chosen = slice(0, request.k) if request.which == "LA" else slice(n - request.k, n)
     right, left = Vh.mT[:, chosen].contiguous().to(A.device), U[:, chosen].contiguous().to(A.device)
-    return _Basis(right, left, "converged", float(sigma[0]))
+    return _Basis(right, left, Stop.CONVERGED, float(sigma[0]))
 
 
 def _by_gram(rounding: Rounding, request: Request) -> _Basis:
@@ -210,16 +210,15 @@ def _by_gram(rounding: Rounding, request: Request) -> _Basis:
     gram: TensorOperator = A.T @ A
     wide = None if exact is None else exact.T @ exact
     asked, start = request, None
-    with progress_bar(None, show=request.progress, description=f"svd {request.which}", unit="product") as bar:
-        budget = None if request.max_products is None else max(1, request.max_products // 2)
-        monitor = Monitor(max_products=budget, max_seconds=request.max_seconds, callback=request.callback, bar=bar)
+    with sitting_of(request, f"svd {request.which}") as sitting:
+        monitor = Monitor(sitting, None if request.max_products is None else max(1, request.max_products // 2))
         for round_ in range(ROUNDS):
             found = find(Rounding(gram, wide, 0.0, 0.0), replace(asked, start=start), target, random, monitor)
             values = (found.basis * _image(gram, wide, found.basis)).sum(dim=0)
             norm2 = found.progress.norm
             least = float(values.min().clamp(min=0)) / norm2 if norm2 > 0 else 1.0
             needed = request.tol * max(np.sqrt(least), np.finfo(float).eps) / 2
-            done = asked.tol <= needed or round_ == ROUNDS - 1 or found.stopped != "converged"
+            done = asked.tol <= needed or round_ == ROUNDS - 1 or found.stopped != Stop.CONVERGED
             if done:
                 break
             asked = replace(asked, tol=needed, checkpoint=None, resume=False)  # the file holds the first round
@@ -274,14 +273,14 @@ def _certified(rounding: Rounding, V: Tensor, U: Tensor, request: Request) -> _C
     return _Certified(values, u, v, residuals, errors, bounds, norm, max(level, other))
 
 
-def _notes(stopped: str, converged: Any, tol: float, rounding: Rounding) -> list[str]:
+def _notes(stopped: Stop, converged: Any, tol: float, rounding: Rounding) -> list[str]:
     notes = []
-    if stopped in ("max_products", "max_seconds", "cancelled"):
+    if stopped in (Stop.MAX_PRODUCTS, Stop.MAX_SECONDS, *BY_HAND):
         notes.append(
             f"stopped by {stopped}: {int(converged.sum())} of {len(converged)} triplets converged; the intervals hold "
             "for all that are listed, but they need not be the outermost"
         )
-    elif stopped == "stagnation":
+    elif stopped == Stop.STAGNATION:
         notes.append(
             f"the residuals no longer shrink: {int(converged.sum())} of {len(converged)} triplets converged; the "
             "squares of small values lie too close together for an iteration: method='dense' tells them apart"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jvp_ops._report import plain
 from jvp_ops._result import Result
+from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -42,7 +43,7 @@ class SingularTriplets(Result):
         Directions multiplied in all, by A or by Aᵀ, in the operator's dtype and by its counterpart in float64.
     seconds : float
         Wall-clock time.
-    stopped : str
+    stopped : Stop
         As in `Eigenpairs`.
     complete : bool
         Whether it is proved that the j-th best singular value lies in the j-th interval: by LAPACK on the matrix.
@@ -69,7 +70,7 @@ class SingularTriplets(Result):
     products: int
     float64_products: int
     seconds: float
-    stopped: str
+    stopped: Stop
     complete: bool
     row_parameters: Parameters
     column_parameters: Parameters

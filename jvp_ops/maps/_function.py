@@ -95,7 +95,7 @@ class FunctionMap:
         steps: int,
         first: int = 0,
         progress: bool = False,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callable[[int, Tensor], object] | None = None,
     ) -> Tensor:
         """Apply the map `steps` times and return the last state; as in `GradientDescent.run`."""
         return run(self, state, steps=steps, first=first, progress=progress, callback=callback)

@@ -210,7 +210,7 @@ class MinibatchSGD:
         steps: int,
         first: int = 0,
         progress: bool = False,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callable[[int, Tensor], object] | None = None,
     ) -> Tensor:
         """Take `steps` steps, the first of them number `first`; as in `GradientDescent.run`."""
         return run(self, state, steps=steps, first=first, progress=progress, callback=callback)

@@ -101,7 +101,7 @@ class OptimizerMap:
         steps: int,
         first: int = 0,
         progress: bool = False,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callable[[int, Tensor], object] | None = None,
     ) -> Tensor:
         """Take `steps` steps from a state and return the last state.
 
@@ -116,7 +116,8 @@ class OptimizerMap:
         progress : bool
             Show a progress bar.
         callback : callable, optional
-            ``callback(number, state)`` after each step.
+            ``callback(number, state)`` after each step; True ends the run there. Ctrl-C ends it after a step, by
+            `KeyboardInterrupt`.
 
         Raises
         ------

@@ -37,7 +37,7 @@ class Map(Protocol):
         steps: int,
         first: int = 0,
         progress: bool = False,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callable[[int, Tensor], object] | None = None,
     ) -> Tensor:
         """Take `steps` steps, the first of them number `first`, and return the last state."""
 

@@ -6,7 +6,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from jvp_ops._progress import progress_bar
+from jvp_ops._sitting import Sitting
 from jvp_ops.errors import InputError, NonFiniteError
 
 
@@ -17,20 +17,22 @@ def run(
     steps: int,
     first: int = 0,
     progress: bool,
-    callback: Callable[[int, Tensor], None] | None,
+    callback: Callable[[int, Tensor], object] | None,
 ) -> Tensor:
     """Apply `step` so many times; see the maps' ``run``."""
     for name, count in (("steps", steps), ("first", first)):
         if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
             raise InputError(f"{name} must be an integer of at least 0, not {count!r}")
-    with progress_bar(steps, show=progress, description="training", unit="step") as bar:
+    with Sitting("training", unit="step", total=steps, progress=progress, callback=callback) as sitting:
         for number in range(1, steps + 1):
             state = step(state, first + number - 1)
             if not bool(torch.isfinite(state).all()):
                 raise NonFiniteError(
                     f"the state became NaN or Inf at step {first + number - 1}: the run diverges; a smaller lr may help"
                 )
-            if callback is not None:
-                callback(number, state)
-            bar.update()
+            sitting.tell(number, state)
+            sitting.advance()
+            sitting.check()
+            if sitting.obstacle():
+                break
     return state

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jvp_ops._checks import check_finite, numpy_dtype
 from jvp_ops._memory import require, resolve_budget
-from jvp_ops._progress import progress_bar
+from jvp_ops._sitting import Sitting
 from jvp_ops.linear import LinearMap, Panels, no_adjoint
 from jvp_ops.operators._mirror import AsymmetryError, Mirror
 from jvp_ops.store import MatrixFile
@@ -151,7 +151,7 @@ def _write(linear: LinearMap, target: Target, blocks: RowBlocks, *, progress: bo
         return
     panels = linear.panels
     work = [(stop - start) * (linear.columns.size - (start if panels else 0)) for start, stop in blocks]
-    with progress_bar(sum(work), show=progress, description="dense", unit="entry") as bar:
+    with Sitting("dense", unit="entry", total=sum(work), progress=progress) as sitting:
         if panels is not None:
             fill = _symmetric_rows(linear, panels, target)
         elif _by_columns(linear):
@@ -163,7 +163,8 @@ def _write(linear: LinearMap, target: Target, blocks: RowBlocks, *, progress: bo
             fill(start, stop, block)
             check_finite(block, f"the block of rows {start} to {stop}")
             target.write(start, block)
-            bar.update(amount)
+            sitting.advance(amount)
+            sitting.check()
 
 
 def _by_columns(linear: LinearMap) -> bool:

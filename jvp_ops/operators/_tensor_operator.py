@@ -295,13 +295,13 @@ class TensorOperator(Copies, ScipyContract):
                 out,
                 dtype=stored,
                 fingerprint=fingerprint(self.identity()),
-                probe=self._probe(),
+                probe=self.probe(),
                 max_memory=max_memory,
                 progress=progress,
                 resume=resume,
             )
 
-    def _probe(self) -> list[float]:
+    def probe(self) -> list[float]:
         """Compute four numbers from a product with a fixed direction: they see what no fingerprint does."""
         random = generator(0)
         v = normal(random, self.shape[1], dtype=self.torch_dtype, device=self.device)

@@ -2,6 +2,7 @@
 
 from jvp_ops.store._checkpoint import load_checkpoint as load_checkpoint
 from jvp_ops.store._checkpoint import prepare_checkpoint as prepare_checkpoint
+from jvp_ops.store._checkpoint import probes_agree as probes_agree
 from jvp_ops.store._checkpoint import save_checkpoint as save_checkpoint
 from jvp_ops.store._fingerprint import callable_identity as callable_identity
 from jvp_ops.store._fingerprint import fingerprint as fingerprint

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from jvp_ops.errors import DataError, InputError
 from jvp_ops.store._fingerprint import fingerprint
 
+FORMAT = 2
 _HEADER = "header"
 _PREFIX = "array."
 
@@ -75,7 +76,7 @@ def save_checkpoint(
     if objects := [name for name, array in plain.items() if array.dtype.hasobject]:
         raise InputError(f"a checkpoint holds plain numbers, but {', '.join(objects)} holds Python objects")
     text = json.dumps(dict(record), sort_keys=True)
-    header = {"fingerprint": fingerprint(identity), "identity": dict(identity), "record": text}
+    header = {"format": FORMAT, "fingerprint": fingerprint(identity), "identity": dict(identity), "record": text}
     header["sha256"] = _sha256(plain, text)
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     try:
@@ -98,6 +99,7 @@ def load_checkpoint(path: str | Path, identity: Mapping[str, Any]) -> tuple[dict
         with target.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             header = json.loads(bytes(file[_HEADER]))
             arrays = {name.removeprefix(_PREFIX): file[name] for name in file.files if name != _HEADER}
+        form = header.get("format", 1)
         text, checksum, made_of = header["record"], header["sha256"], header["fingerprint"]
         saved = _flat(header["identity"])
         if _sha256(arrays, text) != checksum:
@@ -107,6 +109,11 @@ def load_checkpoint(path: str | Path, identity: Mapping[str, Any]) -> tuple[dict
         raise DataError(f"there is no checkpoint {target}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"the checkpoint {target} is damaged ({error}): remove it and begin again") from None
+    if form != FORMAT:
+        raise DataError(
+            f"the checkpoint {target} is of format {form}, of another version of jvp_ops; this one reads format "
+            f"{FORMAT}, which holds the probe of every run: begin again, or go on with that version"
+        )
     if made_of != fingerprint(identity):
         asked = _flat(json.loads(json.dumps(dict(identity))))
         other = sorted(name for name in {*saved, *asked} if saved.get(name) != asked.get(name))
@@ -116,6 +123,12 @@ def load_checkpoint(path: str | Path, identity: Mapping[str, Any]) -> tuple[dict
             "was begun with, or remove it"
         )
     return arrays, record
+
+
+def probes_agree(found: Sequence[float], expected: Sequence[float], *, rtol: float, atol: float) -> bool:
+    """Say whether a few numbers, computed again, are the same but for rounding; `atol` is relative to the largest."""
+    scale = max(map(abs, expected), default=0.0)
+    return len(found) == len(expected) and bool(np.allclose(found, expected, rtol=rtol, atol=atol * scale))
 
 
 def _flat(identity: Any, name: str = "") -> dict[str, Any]:

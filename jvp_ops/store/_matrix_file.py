@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from jvp_ops._memory import format_bytes
 from jvp_ops.errors import DataError, InputError, JvpOpsWarning, MemoryBudgetError
+from jvp_ops.store._checkpoint import probes_agree
 
 try:
     import fcntl
@@ -215,8 +216,7 @@ class MatrixFile:
                     f"{self.partial} was begun with another {name} ({head.get(name)}, now {value}): "
                     "resume with what it was begun with, or remove it"
                 )
-        scale = max(map(abs, self._probe), default=0.0)
-        if not np.allclose(manifest.get("probe", []), self._probe, rtol=1e-4, atol=1e-6 * scale):
+        if not probes_agree(manifest.get("probe", []), self._probe, rtol=1e-4, atol=1e-6):
             raise DataError(f"{self.partial} was begun with another matrix: a product with it has changed; remove it")
         return list(checksums)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jvp_ops._report import plain
 from jvp_ops._result import Result
+from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -42,6 +43,8 @@ class CovariantVectors(Result):
     products : int
         Directions multiplied by a step's Jacobian.
     seconds : float
+    stopped : Stop
+        ``finished``: there is no part of these to give.
     parameters : Parameters
     notes : tuple of str
     provenance : dict
@@ -59,6 +62,7 @@ class CovariantVectors(Result):
     first: int
     products: int
     seconds: float
+    stopped: Stop
     parameters: Parameters
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +101,7 @@ class CovariantVectors(Result):
 
     def record(self) -> dict[str, Any]:
         """Give all but the arrays as a JSON-able dict."""
-        names = ("start", "stop", "first", "products", "seconds")
+        names = ("start", "stop", "first", "products", "seconds", "stopped")
         figures = ("values", "errors", "least_angles", "uncertainty", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 

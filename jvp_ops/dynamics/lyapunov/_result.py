@@ -9,10 +9,10 @@ from torch import Tensor
 
 from jvp_ops._report import plain
 from jvp_ops._result import Result
+from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
-FEWEST = 8  # stretches that tell a standard error
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +46,9 @@ class LyapunovSpectrum(Result):
         Directions multiplied in all.
     seconds : float
         Wall-clock time, of all sittings.
+    stopped : Stop
+        ``finished``, ``max_seconds``, ``cancelled``, ``interrupted``, or ``failed`` of the partial result of a run that
+        diverges.
     complete : bool
         Whether all steps that were asked for were taken.
     notes : tuple of str
@@ -67,6 +70,7 @@ class LyapunovSpectrum(Result):
     parameters: Parameters
     products: int
     seconds: float
+    stopped: Stop
     complete: bool
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +129,7 @@ class LyapunovSpectrum(Result):
 
     def record(self) -> dict[str, Any]:
         """Give all but the arrays as a JSON-able dict; −inf as text, NaN as None."""
-        names = ("steps", "asked", "transient", "first", "products", "seconds", "complete", "positive_count")
+        names = ("steps", "asked", "transient", "first", "products", "seconds", "stopped", "complete", "positive_count")
         figures = ("values", "errors", "positive_sum", "kaplan_yorke", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 
@@ -164,64 +168,3 @@ def kaplan_yorke(values: ArrayLike, size: int) -> float:
         return float(size)
     j = int(below[0])
     return j + (float(sums[j - 1] / -falling[j]) if j > 0 else 0.0)
-
-
-def batch_errors(growth: Floats, intervals: NDArray[np.int64]) -> Floats:
-    """Estimate the standard errors of the mean growth per step by batch means, shape (k,).
-
-    About √N batches of neighbouring stretches, 4 to 32 of them, whose scatter counts correlation within a batch.
-
-    References
-    ----------
-    C. J. Geyer, "Practical Markov chain Monte Carlo", Statistical Science 7 (1992), section 3.2.
-    """
-    stretches, k = growth.shape
-    if stretches < FEWEST:
-        return np.full(k, np.nan)
-    batches = int(np.clip(np.sqrt(stretches), 4, 32))
-    edges = np.linspace(0, stretches, batches + 1).astype(int)[:-1]
-    steps = np.add.reduceat(intervals, edges)
-    with np.errstate(invalid="ignore"):
-        means = np.add.reduceat(growth, edges, axis=0) / steps[:, None]
-        weights = (steps / steps.sum())[:, None]
-        center = (weights * means).sum(axis=0)
-        errors: Floats = np.sqrt((weights**2 * (means - center) ** 2).sum(axis=0) * batches / (batches - 1))
-    return errors
-
-
-def alignment_notes(
-    growth: Floats, intervals: NDArray[np.int64], transient: int, random_of: int, rounding: float
-) -> list[str]:
-    """Note where the vectors cannot be the leading ones yet.
-
-    A random direction of n numbers holds a part of about √(k/n) of the leading k, and takes as many e-folds to turn
-    to them; `random_of` is n, or 0 for vectors that were given. One vector that does not grow tells nothing. In any
-    case a vector that outgrows the one before it clearly, and by more than scatter, shows an unsettled flag.
-    """
-    steps, (_, k) = int(intervals.sum()), growth.shape
-    values = growth.sum(axis=0) / steps
-    finite, notes = values[np.isfinite(values)], []
-    if random_of and len(finite) and (k > 1 or finite[0] > 0):
-        needed = 0.5 * float(np.log(random_of / k))
-        seen = (steps + transient) * max(float(np.ptp(finite)), float(finite.max()), 0.0)
-        if seen < needed:
-            notes.append(
-                f"over all {steps + transient} steps the vectors grew or parted by {seen:.2g} e-folds and less, and it "
-                f"takes about {needed:.2g} for random directions of {random_of} numbers to turn to the leading ones: "
-                "the leading exponents may be larger; start from leading_frame, where the map has one, or take many "
-                "more steps (finite_time_exponents finds the largest growth in a window)"
-            )
-    with np.errstate(invalid="ignore"):
-        gains = np.diff(growth, axis=1)
-        gained = gains.sum(axis=0) / steps
-        ahead = (gained > 3 * batch_errors(gains, intervals)) & (
-            gained > max(0.1 * abs(finite).max(initial=0), 10 * rounding)
-        )
-    if not notes and ahead.any():
-        i = int(np.argmax(ahead))
-        notes.append(
-            f"exponent {i + 2} is above exponent {i + 1} by more than 3 standard errors: the vectors have not turned "
-            "to the leading directions yet, and the leading exponents may be larger; start from leading_frame at the "
-            "state where measuring begins, or take more steps"
-        )
-    return notes

@@ -1,8 +1,8 @@
 """`covariant_vectors`: Ginelli's algorithm."""
 
-import time
 from collections.abc import Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from torch import Tensor
 
+from jvp_ops._checks import time_budget
 from jvp_ops._memory import require, resolve_budget
-from jvp_ops._progress import progress_bar
 from jvp_ops._random import Rng, generator
-from jvp_ops.dynamics._covariant_result import CovariantVectors
+from jvp_ops._sitting import Checkpoint, Sitting, Stop
+from jvp_ops.dynamics._batch_means import batch_errors
 from jvp_ops.dynamics._frame import Triangle, check_count, check_frame
-from jvp_ops.dynamics._orbit import Orbit, check_orbit
-from jvp_ops.dynamics._spectrum_result import batch_errors
-from jvp_ops.dynamics._sweeps import frames
-from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.dynamics._orbit import Orbit, check_orbit, probe
+from jvp_ops.dynamics.covariant._forward import Forward
+from jvp_ops.dynamics.covariant._result import CovariantVectors
+from jvp_ops.errors import InputError
+from jvp_ops.store import sha256_of
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +36,9 @@ def covariant_vectors(
     max_memory: int | str | None = None,
     rng: Rng = 0,
     progress: bool = False,
+    max_seconds: float | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> CovariantVectors:
     r"""Find the k leading covariant Lyapunov vectors along an orbit, by Ginelli's algorithm.
 
@@ -60,6 +65,12 @@ def covariant_vectors(
         Draws both starts.
     progress : bool
         Show a progress bar.
+    max_seconds : float, optional
+        Stop the forward pass after so long, in this sitting; there is no part of a result then.
+    checkpoint : str or Path, optional
+        A file to keep the forward pass in, every half minute and whenever it ends or is stopped.
+    resume : bool
+        Go on from the checkpoint where there is one, bit for bit.
 
     Returns
     -------
@@ -73,6 +84,10 @@ def covariant_vectors(
         The vectors asked for do not fit; the message gives both sizes.
     NonFiniteError
         A Jacobian is singular on the frame, so that a vector of no growth has no past; use a smaller k.
+    ConvergenceError
+        `max_seconds` ran out in the forward pass.
+    DataError
+        The checkpoint is of another run, or damaged.
 
     Notes
     -----
@@ -95,7 +110,6 @@ def covariant_vectors(
     array([ 1.618034, -0.618034])
     """
     check_orbit(orbit)
-    began = time.monotonic()
     n, k = orbit.parameters.size, check_count(k, orbit.parameters.size)
     start, stop = _window(orbit.steps, forward_transient, backward_transient)
     asked = _asked(at, start, stop)
@@ -103,14 +117,26 @@ def covariant_vectors(
     budget = resolve_budget(max_memory, orbit.device)
     require(needed, budget, f"{k} covariant vectors at {len(asked)} states", "name fewer steps in at=, or a smaller k")
     random = generator(rng)
-    vectors = torch.empty(len(asked), n, k, dtype=orbit.dtype, device=orbit.device)
-    triangles = _forward(orbit, vectors, start, asked, random, progress)
-    coefficients, growth, uncertainty = _backward(triangles, stop - start, random)
+    sitting = Sitting(
+        "covariant vectors", unit="step", total=orbit.steps, progress=progress, max_seconds=time_budget(max_seconds)
+    )
+    Q = check_frame(k, size=n, dtype=orbit.dtype, device=orbit.device, random=random)
+    request = {"analysis": "covariant_vectors", "k": k, "window": [start, stop], "orbit": orbit.identity()}
+    sitting.checkpoint = Checkpoint.at(
+        checkpoint,
+        resume=resume,
+        identity=lambda: {**request, "at": asked, "start": sha256_of(Q)},
+        probe=lambda: probe(orbit.map, orbit[0], orbit.first, Q.to(orbit.dtype)),
+        dtype=orbit.dtype,
+    )
+    forward = Forward(orbit, Q, start, asked, random, sitting)
+    forward.run()
+    vectors = forward.bases
+    coefficients, growth, uncertainty = _backward(forward.triangles, stop - start, random)
     for row, t in enumerate(asked):
         vectors[row] = _combined(vectors[row], coefficients[t - start])
     ones = np.ones(stop - start, dtype=np.int64)
     loose = bool((uncertainty > 1e-3).any())
-    request = {"k": k, "window": [start, stop], "orbit": orbit.identity()}
     return CovariantVectors(
         at=np.array(asked),
         vectors=vectors,
@@ -123,13 +149,15 @@ def covariant_vectors(
         stop=stop,
         first=orbit.first,
         products=k * orbit.steps,
-        seconds=time.monotonic() - began,
+        seconds=sitting.seconds,
+        stopped=Stop.FINISHED,
         parameters=orbit.parameters,
         notes=(
             *getattr(orbit.map, "notes", ()),
             *([f"the backward transient of {orbit.steps - stop} steps is short: see uncertainty"] if loose else []),
+            *sitting.notes,
         ),
-        provenance={"analysis": "covariant_vectors", **request},
+        provenance=request,
     )
 
 
@@ -154,29 +182,6 @@ def _asked(at: Sequence[int] | None, start: int, stop: int) -> list[int]:
     if not asked or not whole or min(asked) < start or max(asked) > stop or len(set(asked)) < len(asked):
         raise InputError(f"at must be different steps from {start} to {stop}, between the transients, not {at!r}")
     return sorted(int(t) for t in asked)
-
-
-def _forward(
-    orbit: Orbit, bases: Tensor, start: int, asked: list[int], random: np.random.Generator, progress: bool
-) -> list[Triangle]:
-    """Move a frame over the whole orbit; keep it at the asked steps, and give the window's triangles."""
-    k, rows = bases.shape[2], {t: row for row, t in enumerate(asked)}
-    Q = check_frame(k, size=orbit.parameters.size, dtype=orbit.dtype, device=orbit.device, random=random)
-    triangles = []
-    if 0 in rows:
-        bases[rows[0]] = Q
-    with progress_bar(orbit.steps, show=progress, description="covariant vectors", unit="step") as bar:
-        for t, frame in enumerate(frames(orbit, range(orbit.steps), Q, random, bar), start=1):
-            if t > start:
-                if frame.lost.any():
-                    raise NonFiniteError(
-                        f"the Jacobian of step {orbit.first + t - 1} is singular on vector {int(np.argmax(frame.lost))}"
-                        ": a vector that does not grow at all has no covariant one; use a smaller k"
-                    )
-                triangles.append(frame.triangle)
-            if t in rows:
-                bases[rows[t]] = frame.vectors
-    return triangles
 
 
 def _backward(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jvp_ops._report import plain
 from jvp_ops._result import Result
+from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -53,6 +54,8 @@ class Tracking(Result):
         ``hessian`` or ``preconditioned hessian``.
     steps, asked, first : int
         Steps taken, and asked for; the number of the first.
+    stopped : Stop
+        As of `LyapunovSpectrum`.
     complete : bool
     seconds : float
     parameters : Parameters
@@ -79,6 +82,7 @@ class Tracking(Result):
     steps: int
     asked: int
     first: int
+    stopped: Stop
     complete: bool
     seconds: float
     parameters: Parameters
@@ -166,7 +170,7 @@ class Tracking(Result):
 
     def record(self) -> dict[str, Any]:
         """Give all but the vectors and the state as a JSON-able dict."""
-        names = ("which", "operator", "steps", "asked", "first", "complete", "seconds", "settled")
+        names = ("which", "operator", "steps", "asked", "first", "stopped", "complete", "seconds", "settled")
         found = {name: getattr(self, name) for name in names} | {"stability": self.stability()}
         figures = self.arrays()
         return (

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jvp_ops._report import plain
 from jvp_ops._result import Result
+from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -46,6 +47,9 @@ class FiniteTimeExponents(Result):
     products : int
         Directions multiplied by a step's Jacobian or its transpose.
     seconds : float
+    stopped : Stop
+        ``converged``, ``rounding`` (the residuals no longer fall), ``max_iterations``, ``max_seconds``, ``cancelled``
+        or ``interrupted``.
     parameters : Parameters
         What the entries of the vectors stand for.
     notes : tuple of str
@@ -66,6 +70,7 @@ class FiniteTimeExponents(Result):
     iterations: int
     products: int
     seconds: float
+    stopped: Stop
     parameters: Parameters
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +109,7 @@ class FiniteTimeExponents(Result):
 
     def record(self) -> dict[str, Any]:
         """Give all but the vectors as a JSON-able dict; −inf as text."""
-        names = ("start", "stop", "tol", "iterations", "products", "seconds")
+        names = ("start", "stop", "tol", "iterations", "products", "seconds", "stopped")
         figures = ("values", "log_singular_values", "residuals", "bounds", "converged", "notes")
         return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 

@@ -1,6 +1,5 @@
 """`track_eigenpairs`: an end of the Hessian's spectrum along training, each solve started from the last one."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -13,23 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from jvp_ops._checks import finite_number, positive_int, says_stop
-from jvp_ops._progress import progress_bar
+from jvp_ops._checks import finite_number, positive_int, time_budget
 from jvp_ops._random import Rng, generator
+from jvp_ops._sitting import BY_HAND, Checkpoint, Sitting, Stop
 from jvp_ops.dynamics._frame import optimizer_under
-from jvp_ops.dynamics._orbit import check_probe, probe, run_identity
-from jvp_ops.dynamics._track_result import Tracking
+from jvp_ops.dynamics._orbit import probe, run_identity
+from jvp_ops.dynamics.tracking._result import Tracking
 from jvp_ops.eigen import eigenpairs
 from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
 from jvp_ops.losses import point_at
-from jvp_ops.store import load_checkpoint, prepare_checkpoint, save_checkpoint
 
 ENDS = ("LA", "SA", "LM", "BE")
 COLUMNS = (
     *("at", "values", "bounds", "converged", "thresholds", "losses"),
     *("gradient_norms", "gradient_overlap", "continuity", "products", "verified"),
 )
-_SAVE_EVERY = 30.0  # seconds
 
 
 def track_eigenpairs(
@@ -149,19 +146,29 @@ def track_eigenpairs(
     adaptive = callable(getattr(optimizer, "preconditioner", None))
     if preconditioned and not adaptive:
         raise InputError(f"{type(optimizer).__name__} has no preconditioner: leave preconditioned out")
-    if max_seconds is not None and finite_number(max_seconds, "max_seconds") <= 0:
-        raise InputError(f"max_seconds must be above 0, not {max_seconds!r}")
-    there = prepare_checkpoint(checkpoint, resume=resume)
+    sitting = Sitting(
+        "tracking",
+        unit="step",
+        total=int(steps),
+        progress=progress,
+        max_seconds=time_budget(max_seconds),
+        callback=callback,
+    )
     request: dict[str, Any] = {"steps": int(steps), "every": int(every), "k": k, "which": which}
     request |= {"tol": finite_number(tol, "tol", least=0), "verify_every": int(verify_every), "warm": bool(warm)}
     request |= {"preconditioned": adaptive if preconditioned is None else bool(preconditioned)}
     request |= {"float64": bool(float64), "first": int(first)}
     request["seed"] = int(generator(rng).integers(2**63)) if isinstance(rng, np.random.Generator) else int(rng)
     generator(request["seed"])
-    tracker = _Tracker(f, optimizer, state, request, checkpoint)
-    if there:
-        tracker.load()
-    return tracker.run(progress=progress, callback=callback, max_seconds=max_seconds)
+    identity = {"analysis": "track_eigenpairs", **request, **run_identity(f, state, int(first), int(steps))}
+    sitting.checkpoint = Checkpoint.at(
+        checkpoint,
+        resume=resume,
+        identity=lambda: identity,
+        probe=lambda: probe(f, state, int(first), state[:, None]),
+        dtype=f.dtype,
+    )
+    return _Tracker(f, optimizer, state, request, identity, sitting).run()
 
 
 @dataclass
@@ -172,18 +179,12 @@ class _Tracker:
     optimizer: Any
     begin: Tensor
     request: dict[str, Any]
-    checkpoint: str | Path | None
+    identity: dict[str, Any]
+    sitting: Sitting
     table: list[dict[str, Any]] = field(default_factory=list)
-    seconds_before: float = 0.0
 
     def __post_init__(self) -> None:
         self.position = self.begin, 0
-        self.began = self.saved = time.monotonic()
-        start = run_identity(self.f, self.state, self.request["first"], self.request["steps"])
-        self.identity = {"analysis": "track_eigenpairs", **self.request, **start}
-        self.probe: list[float] = []
-        if self.checkpoint is not None:
-            self.probe = probe(self.f, self.state, self.request["first"], self.state[:, None])
 
     @property
     def state(self) -> Tensor:
@@ -200,46 +201,40 @@ class _Tracker:
         """The eigenvectors of the last row."""
         return self.table[-1]["vectors"] if self.table else None
 
-    def run(self, *, progress: bool, callback: Any, max_seconds: float | None) -> Tracking:
-        """Go on to the end, or until something stops it."""
-        steps, every, reason = self.request["steps"], self.request["every"], ""
+    def run(self) -> Tracking:
+        """Go on to the end, or until something stops it, and make the result."""
+        if kept := self.sitting.resume():
+            self._restore(*kept)
         try:
-            with progress_bar(steps, show=progress, description="tracking", unit="step") as bar:
-                bar.update(self.done)
-                while not reason:
-                    if not self.table or self.table[-1]["at"] < self.request["first"] + self.done:
-                        try:
-                            measured = self._measure()
-                        except NonFiniteError as error:
-                            number = self.request["first"] + self.done
-                            raise NonFiniteError(f"at the state before step {number}: {error}") from None
-                        if not measured:
-                            reason = "Ctrl-C"
-                            break
-                        bar.set_postfix_str(f"h = {self.table[-1]['values'][0]:.5g}")
-                        row = self.table[-1]
-                        if callback is not None and says_stop(callback(row["at"], row["values"].copy())):
-                            reason = "the callback"
-                    if self.done == steps:
-                        break
-                    if max_seconds is not None and time.monotonic() - self.began > max_seconds:
-                        reason = f"max_seconds={max_seconds:g}"
-                    if not reason:
-                        count = min(every, steps - self.done)
-                        state = self.f.run(self.state, steps=count, first=self.request["first"] + self.done)
-                        self.position = state, self.done + count
-                        bar.update(count)
-                        self._save(late=True)
-        except KeyboardInterrupt:
-            if not self.table:
-                raise  # there is nothing to give back yet
-            reason = "Ctrl-C"
+            with self.sitting:
+                self.sitting.advance(self.done)
+                stop = self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: None)
         except NonFiniteError as error:
-            self._save(late=False)
-            error.partial = self.result("divergence") if self.table else None
+            error.partial = self.result(Stop.FAILED) if self.table else None
             raise
-        self._save(late=False)
-        return self.result("" if self.done == steps and self._is_measured() else reason)
+        if not self.table:
+            raise KeyboardInterrupt  # there is nothing to give back yet
+        return self.result(stop)
+
+    def _advance(self) -> Stop | None:
+        """Measure the state, or take the steps to the next one that is measured."""
+        steps, first = self.request["steps"], self.request["first"]
+        if self._is_measured():
+            if self.done == steps:
+                return Stop.FINISHED
+            count = min(self.request["every"], steps - self.done)
+            state = self.f.run(self.state, steps=count, first=first + self.done)
+            self.position = state, self.done + count
+            self.sitting.advance(count)
+        try:
+            if not self._measure():
+                return Stop.INTERRUPTED
+        except NonFiniteError as error:
+            raise NonFiniteError(f"at the state before step {first + self.done}: {error}") from None
+        row = self.table[-1]
+        self.sitting.bar.set_postfix_str(f"h = {row['values'][0]:.5g}")
+        self.sitting.tell(row["at"], row["values"].copy())
+        return Stop.FINISHED if self.done == steps else None
 
     def _is_measured(self) -> bool:
         return bool(self.table) and self.table[-1]["at"] == self.request["first"] + self.done
@@ -275,9 +270,7 @@ class _Tracker:
             if not self.table:
                 raise
             return False
-        if pairs.stopped == "cancelled":
-            if not self.table:
-                raise KeyboardInterrupt
+        if pairs.stopped in BY_HAND:
             return False
         X, before = pairs.vectors.double(), None if self.vectors is None else self.vectors.double()
         length = float(vector_norm(seen.double()))
@@ -299,10 +292,12 @@ class _Tracker:
             earlier.pop("vectors", None)
         return True
 
-    def result(self, reason: str) -> Tracking:
+    def result(self, stop: Stop) -> Tracking:
         """Make the result of what was measured up to now."""
         request, columns = self.request, self._columns()
-        notes = [f"stopped by {reason} after {self.done} of {request['steps']} steps"] if reason else []
+        notes = []
+        if stop != Stop.FINISHED:
+            notes.append(f"stopped by {self.sitting.words(stop)} after {self.done} of {request['steps']} steps")
         if (missed := int((~columns["converged"]).any(axis=1).sum())) > 0:
             notes.append(f"in {missed} of {len(self.table)} rows not every pair converged to tol={request['tol']:.1e}")
         assert self.vectors is not None
@@ -315,33 +310,27 @@ class _Tracker:
             steps=self.done,
             asked=request["steps"],
             first=request["first"],
-            complete=not reason,
-            seconds=self.seconds_before + time.monotonic() - self.began,
+            stopped=stop,
+            complete=stop == Stop.FINISHED,
+            seconds=self.sitting.seconds,
             parameters=self.optimizer.loss.parameters,
-            notes=(*getattr(self.f, "notes", ()), *notes),
+            notes=(*getattr(self.f, "notes", ()), *notes, *self.sitting.notes),
             provenance=self.identity,
         )
 
     def _columns(self) -> dict[str, Any]:
         return {name: np.array([row[name] for row in self.table]) for name in COLUMNS}
 
-    def _save(self, *, late: bool) -> None:
-        if self.checkpoint is None or self.vectors is None or (late and time.monotonic() - self.saved < _SAVE_EVERY):
-            return
-        arrays = {**self._columns(), "state": self.state.cpu().numpy(), "vectors": self.vectors.cpu().numpy()}
-        seconds = self.seconds_before + time.monotonic() - self.began
-        save_checkpoint(
-            self.checkpoint, arrays, {"done": self.done, "seconds": seconds, "probe": self.probe}, self.identity
-        )
-        self.saved = time.monotonic()
+    def _snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Give the rows and where the run is; of a run with no row yet, its start."""
+        arrays = {**self._columns(), "state": self.state.cpu().numpy()}
+        if self.vectors is not None:
+            arrays["vectors"] = self.vectors.cpu().numpy()
+        return arrays, {"done": self.done}
 
-    def load(self) -> None:
+    def _restore(self, arrays: dict[str, NDArray[Any]], kept: dict[str, Any]) -> None:
         """Go to where a checkpoint ends."""
-        assert self.checkpoint is not None
-        arrays, record = load_checkpoint(self.checkpoint, self.identity)
-        check_probe(record["probe"], self.probe, self.f.dtype, self.checkpoint)
-        rows = range(len(arrays["at"]))
-        self.table = [{name: arrays[name][i] for name in COLUMNS} for i in rows]
-        vectors, state = (torch.tensor(arrays[x], device=self.f.device) for x in ("vectors", "state"))
-        self.table[-1]["vectors"] = vectors
-        self.position, self.seconds_before = (state, record["done"]), record["seconds"]
+        self.table = [{name: arrays[name][i] for name in COLUMNS} for i in range(len(arrays["at"]))]
+        if self.table:
+            self.table[-1]["vectors"] = torch.tensor(arrays["vectors"], device=self.f.device)
+        self.position = torch.tensor(arrays["state"], device=self.f.device), kept["done"]

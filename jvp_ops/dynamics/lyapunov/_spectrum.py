@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._checks import finite_number, positive_int
+from jvp_ops._checks import positive_int, time_budget
 from jvp_ops._random import Rng
-from jvp_ops.dynamics._measurement import Measurement
-from jvp_ops.dynamics._pace import Pace
-from jvp_ops.dynamics._spectrum_result import LyapunovSpectrum
+from jvp_ops._sitting import Checkpoint, Sitting
+from jvp_ops.dynamics._orbit import probe, run_identity
 from jvp_ops.dynamics._tangent import TangentSystem
+from jvp_ops.dynamics.lyapunov._measurement import Measurement
+from jvp_ops.dynamics.lyapunov._pace import Pace
+from jvp_ops.dynamics.lyapunov._result import LyapunovSpectrum
 from jvp_ops.errors import InputError
-from jvp_ops.store import prepare_checkpoint
+from jvp_ops.store import sha256_of
 
 if TYPE_CHECKING:
     from jvp_ops.maps import Map
@@ -129,13 +131,28 @@ def lyapunov_spectrum(
     positive_int(steps, "steps")
     if isinstance(transient, bool) or not isinstance(transient, Integral) or transient < 0:
         raise InputError(f"transient must be an integer of at least 0, not {transient!r}")
-    if max_seconds is not None and finite_number(max_seconds, "max_seconds") <= 0:
-        raise InputError(f"max_seconds must be above 0, not {max_seconds!r}")
+    sitting = Sitting(
+        "exponents",
+        unit="step",
+        total=int(steps + transient),
+        progress=progress,
+        max_seconds=time_budget(max_seconds),
+        callback=callback,
+    )
     system = TangentSystem(f, state, k, first=first, rng=rng)
     pace = Pace.begin(interval, f.dtype, int(steps))
+    identity = {
+        "analysis": "lyapunov_spectrum",
+        **{"steps": int(steps), "transient": int(transient), "interval": pace.asked},
+        **{"vectors": sha256_of(system.vectors), "seed": system.seed},
+        **run_identity(f, system.state, system.number, int(transient + steps)),
+    }
+    sitting.checkpoint = Checkpoint.at(
+        checkpoint,
+        resume=resume,
+        identity=lambda: identity,
+        probe=lambda: probe(f, system.state, system.number, system.vectors),
+        dtype=f.dtype,
+    )
     random = not isinstance(k, Tensor)
-    measurement = Measurement(system, int(steps), int(transient), pace, checkpoint, at_random=random)
-    if prepare_checkpoint(checkpoint, resume=resume):
-        measurement.load()
-    reason = measurement.run(callback=callback, max_seconds=max_seconds, progress=progress)
-    return measurement.result(reason)
+    return Measurement(system, int(steps), int(transient), pace, sitting, identity=identity, at_random=random).run()

@@ -1,0 +1,259 @@
+"""A long run, sitting by sitting: its clock, its bar, what may stop it, and the checkpoint that it goes on from."""
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+from numpy.typing import NDArray
+
+from jvp_ops._checks import finite_number, says_stop
+from jvp_ops._progress import progress_bar
+from jvp_ops.errors import DataError, InputError, JvpOpsWarning
+from jvp_ops.store import load_checkpoint, prepare_checkpoint, probes_agree, save_checkpoint
+
+SAVE_SECONDS = 30.0  # between two checkpoints at least
+BACK_OFF = 20  # times as long as the last one took to write, so that writing takes a twentieth of the time at most
+Snapshot = Callable[[], tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]]
+
+
+class Stop(StrEnum):
+    """Why a run ended; every result says it as ``stopped``.
+
+    ``converged`` and ``finished`` are whole: all values asked for to their tolerance, all steps taken. ``rounding``
+    and ``stagnation`` are as far as it goes. ``restarts``, ``max_iterations``, ``max_products`` and ``max_seconds``
+    are limits; ``cancelled`` is a callback that said True, ``interrupted`` is Ctrl-C, ``failed`` is NaN or Inf in a
+    state or a product.
+    """
+
+    CONVERGED = "converged"
+    FINISHED = "finished"
+    ROUNDING = "rounding"
+    STAGNATION = "stagnation"
+    RESTARTS = "restarts"
+    MAX_ITERATIONS = "max_iterations"
+    MAX_PRODUCTS = "max_products"
+    MAX_SECONDS = "max_seconds"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+BY_HAND = (Stop.CANCELLED, Stop.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run keeps its state, and what it must be a run of.
+
+    Attributes
+    ----------
+    path : Path
+    identity : mapping
+        All that the course of the run depends on, as far as a fingerprint sees it.
+    probe : tuple of float
+        A few numbers computed from the operator or map itself: they see what no fingerprint does.
+    dtype : torch.dtype
+        Of that computation, for how far the probe may differ.
+    there : bool
+        Whether there is one to go on from.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    probe: tuple[float, ...]
+    dtype: torch.dtype
+    there: bool
+
+    @classmethod
+    def at(
+        cls,
+        path: str | Path | None,
+        *,
+        resume: bool,
+        identity: Callable[[], Mapping[str, Any]],
+        probe: Callable[[], Sequence[float]],
+        dtype: torch.dtype,
+    ) -> "Checkpoint | None":
+        """Check ``checkpoint=`` and ``resume=`` before any work is done."""
+        there = prepare_checkpoint(path, resume=resume)
+        return None if path is None else cls(Path(path), identity(), tuple(probe()), dtype, there)
+
+    def load(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Read the state, and refuse that of another run."""
+        arrays, record = load_checkpoint(self.path, self.identity)
+        allowed = torch.finfo(self.dtype).eps ** 0.5  # other threads round otherwise
+        if not probes_agree(record["probe"], self.probe, rtol=allowed, atol=allowed):
+            raise DataError(
+                f"the checkpoint {self.path} is of another run or of another operator: a product, or the map's first "
+                "step gives other numbers, by something that no fingerprint sees; resume with what it was begun with, "
+                "or remove it"
+            )
+        return arrays, record
+
+
+class Sitting:
+    """One sitting of a long run; entered, it shows the bar, and Ctrl-C asks the run to end at its next whole piece.
+
+    A second Ctrl-C interrupts at once. Runs inside of another one hear what the outer one hears; other threads than
+    the main one hear nothing. No other signal is touched.
+
+    Parameters
+    ----------
+    description, unit, total, progress
+        Of the progress bar, and whether it is shown.
+    max_seconds : float, optional
+        Budget of this sitting.
+    callback : callable, optional
+        What `tell` calls; True from it stops the run.
+    checkpoint : Checkpoint, optional
+    """
+
+    _listening: "Sitting | None" = None
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        unit: str,
+        total: int | None = None,
+        progress: bool = False,
+        max_seconds: float | None = None,
+        callback: Callable[..., object] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        if callback is not None and not callable(callback):
+            raise InputError(f"callback must be a function, not {callback!r}")
+        self.max_seconds = None if max_seconds is None else finite_number(max_seconds, "max_seconds", least=0)
+        self.callback, self.checkpoint = callback, checkpoint
+        self.bar = progress_bar(total, show=progress, description=description, unit=unit)
+        self.earlier = 0.0  # seconds of the sittings before
+        self.began = time.monotonic()
+        self.unsaved = ""  # why the last checkpoint could not be written
+        self._next_save = self.began + SAVE_SECONDS
+        self._cancelled = self._pressed = False
+        self._heard: Sitting = self
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._heard = Sitting._listening or self
+            self._before = signal.getsignal(signal.SIGINT)
+            if self._heard is self and callable(self._before):
+                Sitting._listening = self
+                signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        if Sitting._listening is self and threading.current_thread() is threading.main_thread():
+            Sitting._listening = None
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        self._pressed = True
+        signal.signal(signal.SIGINT, self._before)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the run so far, in all sittings."""
+        return self.earlier + time.monotonic() - self.began
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result should know of the sitting."""
+        return (f"the checkpoint is not up to date: {self.unsaved}",) if self.unsaved else ()
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar on."""
+        self.bar.update(count)
+
+    def tell(self, *what: Any) -> None:
+        """Hand on to the callback."""
+        if self.callback is not None and says_stop(self.callback(*what)):
+            self._cancelled = True
+
+    def obstacle(self) -> Stop | None:
+        """Say what forbids to go on, if anything does."""
+        if self._heard._pressed:
+            return Stop.INTERRUPTED
+        if self._cancelled:
+            return Stop.CANCELLED
+        if self.max_seconds is not None and time.monotonic() - self.began >= self.max_seconds:
+            return Stop.MAX_SECONDS
+        return None
+
+    def check(self) -> None:
+        """Leave by `KeyboardInterrupt`, between two pieces, a run that has nothing to give back."""
+        if self._heard._pressed:
+            raise KeyboardInterrupt
+
+    def words(self, stop: Stop) -> str:
+        """Name what stopped the run, for a note."""
+        named = {Stop.CANCELLED: "the callback", Stop.INTERRUPTED: "Ctrl-C", Stop.FAILED: "divergence"}
+        return f"max_seconds={self.max_seconds:g}" if stop == Stop.MAX_SECONDS else named.get(stop, str(stop))
+
+    def resume(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
+        """Read the checkpoint, where there is one to go on from."""
+        if self.checkpoint is None or not self.checkpoint.there:
+            return None
+        arrays, record = self.checkpoint.load()
+        self.earlier = record["seconds"]
+        return arrays, record["state"]
+
+    def run(
+        self,
+        advance: Callable[[], Stop | None],
+        *,
+        snapshot: Snapshot | None = None,
+        back: Callable[[], None] | None = None,
+    ) -> Stop:
+        """Go on piece by piece until something stops the run; say what.
+
+        Parameters
+        ----------
+        advance : callable
+            Does the next piece; says why it was the last one, or None.
+        snapshot : callable
+            Gives arrays and record of the last whole piece, for the checkpoint.
+        back : callable, optional
+            Goes back to the last whole piece. Without it an error or a second Ctrl-C leaves nothing.
+        """
+        stop = None
+        try:
+            while stop is None:
+                stop = advance() or self.obstacle()
+                if stop is None and snapshot is not None and time.monotonic() > self._next_save:
+                    self.save(snapshot)
+        except BaseException as error:
+            if back is None:
+                raise
+            back()
+            if not isinstance(error, KeyboardInterrupt):
+                self.save(snapshot)
+                raise
+            stop = Stop.INTERRUPTED
+        self.save(snapshot)
+        return stop
+
+    def save(self, snapshot: Snapshot | None) -> None:
+        """Write the checkpoint; one that cannot be written is told, and ends no run."""
+        if self.checkpoint is None or snapshot is None:
+            return
+        began = time.monotonic()
+        arrays, state = snapshot()
+        record = {"state": state, "seconds": self.seconds, "probe": self.checkpoint.probe}
+        try:
+            save_checkpoint(self.checkpoint.path, arrays, record, self.checkpoint.identity)
+            self.unsaved = ""
+        except InputError as error:
+            self.unsaved = str(error)
+            warnings.warn(f"{error}; the run goes on without", JvpOpsWarning, stacklevel=2)
+        ended = time.monotonic()
+        self._next_save = ended + max(SAVE_SECONDS, BACK_OFF * (ended - began))
