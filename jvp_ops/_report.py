@@ -43,6 +43,8 @@ def as_html(result: Report) -> str:
 
 def plain(value: Any) -> Any:
     """Turn an array into JSON-able lists: NaN becomes None, and infinities text."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
         return [plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)]
     if isinstance(value, float | np.floating) and not np.isfinite(value):

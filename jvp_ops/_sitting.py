@@ -132,7 +132,7 @@ class Sitting:
         if callback is not None and not callable(callback):
             raise InputError(f"callback must be a function, not {callback!r}")
         self.max_seconds = None if max_seconds is None else finite_number(max_seconds, "max_seconds", least=0)
-        self.callback, self.checkpoint = callback, checkpoint
+        self.description, self.callback, self.checkpoint = description, callback, checkpoint
         self.bar = progress_bar(total, show=progress, description=description, unit=unit)
         self.earlier = 0.0  # seconds of the sittings before
         self.began = time.monotonic()

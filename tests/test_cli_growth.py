@@ -231,7 +231,7 @@ def test_growth_over_a_window_that_diverges_keeps_the_steps_that_were_well(capsy
 
 
 def test_a_checkpoint_is_looked_at_before_the_training(capsys, monkeypatch):
-    monkeypatch.setattr("jvp_ops.cli._lyapunov.load", lambda _: pytest.fail("the data were loaded"))
+    monkeypatch.setattr("jvp_ops.cli._training.load", lambda _: pytest.fail("the data were loaded"))
     assert main([*SMALL["lyapunov"], "--checkpoint", "/nowhere/run.npz"]) == 2
     assert "is not a writable folder" in capsys.readouterr().err
     assert main([*SMALL["lyapunov"], "--interval", "0"]) == 2

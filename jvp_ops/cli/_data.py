@@ -4,22 +4,18 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jvp_ops.cli._command import Command
 from jvp_ops.data import SOURCES, Source, SourceFile, fetch_file, find_file, is_cached, verified_content
 from jvp_ops.errors import DataError
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _ALL = "all"
 _DOWNLOADABLE = ("mnist", "fashion-mnist")
 
 
-def add_parser(commands: "Commands") -> None:
-    """Add ``data`` and its actions to the commands; ``list`` is the action when none is given."""
-    data = commands.add_parser("data", help="list, fetch and verify the data sets", description=__doc__)
-    data.set_defaults(run=_list, json=False)
+def _options(data: argparse.ArgumentParser) -> None:
+    """Add the actions; ``list`` is the action when none is given."""
+    data.set_defaults(json=False)
     actions = data.add_subparsers(dest="action", metavar="action")
 
     listing = actions.add_parser("list", help="show each file and where it was found (the default)")
@@ -129,3 +125,6 @@ def _print_table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> N
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+COMMAND = Command("data", "list, fetch and verify the data sets", __doc__, _options, _list)

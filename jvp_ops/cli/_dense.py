@@ -6,22 +6,20 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jvp_ops.cli._options import add_problem_options, load, show_progress, two_layer_loss
+from jvp_ops.cli._command import INTERRUPTED, Command, complain
+from jvp_ops.cli._options import add_problem_options, show_progress, trained
+from jvp_ops.cli._output import add_printing_options
 from jvp_ops.errors import InputError
+
+if TYPE_CHECKING:
+    from jvp_ops.losses import TwoLayerLoss
 
 WRONG = 1e4  # units of the last place: the identity's own rounding comes to a few hundred of them
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "dense",
-        help="the dense Jacobian of a training step, or a block of it, in an .npy file",
-        description="Train a two-layer network by gradient descent, assemble the Jacobian Df = I − αH of the next step "
-        "in an .npy file, and check the file against products with random directions.",
-    )
+def _options(parser: argparse.ArgumentParser) -> None:
     add_problem_options(parser)
     parser.add_argument("--block", metavar="ROW,COL", help="one block by parameter names, such as W1,b2; default: all")
     parser.add_argument("--out", metavar="FILE", help="the .npy file; default: Df-DATA.npy, or Df-DATA-ROW-COL.npy")
@@ -29,17 +27,14 @@ def add_parser(commands: Any) -> None:
         "--store", choices=("float32", "float64"), metavar="DTYPE", help="of the file; default: --dtype"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted file")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.set_defaults(run=run)
+    add_printing_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Train, assemble, check, print."""
     import numpy as np
 
     from jvp_ops._memory import format_bytes
-    from jvp_ops.maps import GradientDescent
     from jvp_ops.operators import product_error
     from jvp_ops.store import check_output
 
@@ -50,14 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     partial = out.with_name(out.name + ".partial")
     if partial.exists() and not arguments.resume:
         raise InputError(f"{partial} is there from an interrupted run: go on with --resume, or remove it")
-    data = load(arguments)
-    loss = two_layer_loss(data, arguments)
-    for name in names or ():
-        loss.parameters.find(name)
-    f = GradientDescent(loss, lr=arguments.lr, weight_decay=arguments.weight_decay)
-    bars = show_progress(arguments)
-    theta = f.run(loss.initial(arguments.seed, scale=arguments.scale), steps=arguments.steps, progress=bars)
-    Df = f.jacobian(theta)
+
+    def named(loss: "TwoLayerLoss") -> None:
+        for name in names or ():
+            loss.parameters.find(name)
+
+    made = trained(arguments, named)
+    Df, bars = made.f.jacobian(made.theta), show_progress(arguments)
     operator = Df if names is None else Df.block(*names)
     began = time.perf_counter()
     try:
@@ -71,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         kept = f"; {partial} is kept: the same command with --resume goes on" if partial.exists() else ""
         print(f"jvp-ops: interrupted{kept}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     seconds = time.perf_counter() - began
     error = product_error(operator, matrix)
     size = out.stat().st_size
@@ -83,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{out}: {rows} × {columns}, {matrix.dtype}, {format_bytes(size)}, assembled in {seconds:.1f} s")
         print(f"against 4 random products: relative error {error:.1e}")
     if not error < WRONG * max(np.finfo(matrix.dtype).eps, np.finfo(operator.dtype).eps):
-        print(f"jvp-ops: error: {out} is wrong: a relative error of {error:.1e} is more than rounding", file=sys.stderr)
+        complain(f"{out} is wrong: a relative error of {error:.1e} is more than rounding")
         return 1
     return 0
 
@@ -95,3 +89,13 @@ def _block_names(block: str | None) -> tuple[str, str] | None:
     if len(names) != 2 or not all(names):
         raise InputError(f"--block must name a row and a column parameter, such as W1,b2, not {block!r}")
     return names[0], names[1]
+
+
+COMMAND = Command(
+    "dense",
+    "the dense Jacobian of a training step, or a block of it, in an .npy file",
+    "Train a two-layer network by gradient descent, assemble the Jacobian Df = I − αH of the next step in an .npy "
+    "file, and check the file against products with random directions.",
+    _options,
+    _run,
+)

@@ -1,31 +1,28 @@
 """``jvp-ops lyapunov``: the leading Lyapunov exponents of training."""
 
 import argparse
-from typing import Any
 
-from jvp_ops.cli._options import add_problem_options, add_sitting_options, check_positive, load, show_progress
-from jvp_ops.cli._output import add_output_options, deliver, fail, run_folder
+from jvp_ops.cli._command import Command, complain, or_partial, status_of
+from jvp_ops.cli._options import (
+    add_problem_options,
+    add_sitting_options,
+    check_positive,
+    show_progress,
+    sitting_options,
+)
+from jvp_ops.cli._output import add_output_options, deliver
 from jvp_ops.cli._training import (
-    RATES,
     add_start_option,
     add_training_options,
     described,
-    network_of,
-    optimizer_of,
+    prepare_training,
     start_of,
     starts_leading,
 )
-from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.errors import InputError
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "lyapunov",
-        help="the leading Lyapunov exponents of training, with standard errors",
-        description="Train a network, and measure how fast nearby states of the optimizer part or meet along the steps "
-        "that follow: the leading Lyapunov exponents, by repeated QR decomposition of tangent vectors.",
-    )
+def _options(parser: argparse.ArgumentParser) -> None:
     add_problem_options(parser, lr=None)
     add_training_options(parser, network="two-layer")
     parser.add_argument("--window", type=int, default=200, metavar="N", help="steps to measure over; default: 200")
@@ -35,35 +32,28 @@ def add_parser(commands: Any) -> None:
     add_start_option(parser)
     add_sitting_options(parser)
     add_output_options(parser)
-    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print."""
     from jvp_ops._report import plain
     from jvp_ops.dynamics import LyapunovSpectrum, lyapunov_spectrum
     from jvp_ops.store import prepare_checkpoint
 
-    for name in ("k", "window", *(["interval"] if arguments.interval is not None else [])):
-        check_positive(getattr(arguments, name), f"--{name}")
+    check_positive(arguments, "k", "window", "interval")
     if arguments.transient < 0:
         raise InputError(f"--transient must be at least 0, not {arguments.transient}")
     prepare_checkpoint(arguments.checkpoint, resume=arguments.resume)  # before the training, not after it
-    folder = run_folder(arguments)
-    if arguments.lr is None:
-        arguments.lr = RATES[arguments.optimizer]
-    data = load(arguments)
-    loss, theta = network_of(data, arguments)
-    f, bars, error = optimizer_of(arguments, loss), show_progress(arguments), None
-    state = f.run(f.initial(theta), steps=arguments.steps, progress=bars)
+    made, bars = prepare_training(arguments), show_progress(arguments)
+    state = made.f.run(made.f.initial(made.theta), steps=arguments.steps, progress=bars)
     transient, first = arguments.transient, arguments.steps
     if starts_leading(arguments):  # there, the vectors need no transient of their own
-        state = f.run(state, steps=transient, first=first, progress=bars)
+        state = made.f.run(state, steps=transient, first=first, progress=bars)
         transient, first = 0, first + transient
-    start = start_of(arguments, f, state, first)
-    try:
-        found = lyapunov_spectrum(
-            f,
+    start = start_of(arguments, made.f, state, first)
+    found, error = or_partial(
+        lambda: lyapunov_spectrum(
+            made.f,
             state,
             start,
             arguments.window,
@@ -71,27 +61,31 @@ def run(arguments: argparse.Namespace) -> int:
             interval=arguments.interval,
             first=first,
             rng=arguments.seed,
-            progress=bars,
-            max_seconds=arguments.max_seconds,
-            checkpoint=arguments.checkpoint,
-            resume=arguments.resume,
-        )
-    except NonFiniteError as diverged:
-        if not isinstance(diverged.partial, LyapunovSpectrum):
-            raise
-        found, error = diverged.partial, diverged
-    before, after = float(loss.value(theta)), float(loss.value(f.theta(found.state)))
-    kept = found
+            **sitting_options(arguments),
+        ),
+        LyapunovSpectrum,
+    )
+    losses = made.losses(found.state)
     deliver(
         arguments,
-        folder,
-        text=f"{described(data, arguments, f)}; loss {before:.4f} → {after:.4f}\n\n{found}",
-        record=found.record() | {"loss": {"before": plain(before), "after": plain(after)}},
+        made.folder,
+        text=f"{described(made, arguments)}; loss {losses['before']:.4f} → {losses['after']:.4f}\n\n{found}",
+        record=found.record() | {"loss": plain(losses)},
         arrays=found.arrays(),
         result=found,
         identity=found.provenance,
-        draw=lambda: kept.plot().figure,
+        draw=lambda: found.plot().figure,
     )
     if error is not None:
-        return fail(error)
-    return 130 if any("Ctrl-C" in note for note in found.notes) else 0
+        complain(error)
+    return status_of(found.stopped)
+
+
+COMMAND = Command(
+    "lyapunov",
+    "the leading Lyapunov exponents of training, with standard errors",
+    "Train a network, and measure how fast nearby states of the optimizer part or meet along the steps that follow: "
+    "the leading Lyapunov exponents, by repeated QR decomposition of tangent vectors.",
+    _options,
+    _run,
+)

@@ -1,4 +1,4 @@
-"""The ``jvp-ops`` entry point: one parser, one place where errors become one line and exit status 2."""
+"""The ``jvp-ops`` entry point: one parser, one place where errors become one line and an exit status."""
 
 import argparse
 import io
@@ -9,7 +9,13 @@ from typing import Any, NoReturn
 
 from jvp_ops._version import __version__
 from jvp_ops.cli import _data, _dense, _growth, _lyapunov, _sharpness, _spectrum
+from jvp_ops.cli._command import BAD_INPUT, INTERRUPTED, TERMINATED, complain, terminable
 from jvp_ops.errors import JvpOpsError
+
+COMMANDS = (
+    *(_spectrum.COMMAND, _dense.COMMAND, _sharpness.COMMAND),
+    *(_lyapunov.COMMAND, _growth.COMMAND, _data.COMMAND),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,31 +32,32 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jvp-ops {__version__}")
     commands: Any = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _spectrum.add_parser(commands)
-    _dense.add_parser(commands)
-    _sharpness.add_parser(commands)
-    _lyapunov.add_parser(commands)
-    _growth.add_parser(commands)
-    _data.add_parser(commands)
+    for command in COMMANDS:
+        command.add_to(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 answered no, 2 bad input, 130 interrupted."""
+    """Run one command and return its exit status.
+
+    0 done, or at a limit that was set; 1 answered no; 2 bad input, or a run that diverged; 130 stopped by Ctrl-C, 143
+    by SIGTERM, with what there was.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # α must not end a run on a terminal that has none
-    try:
-        arguments = build_parser().parse_args(argv)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except JvpOpsError as error:
-        print(f"jvp-ops: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader has gone, as of ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("jvp-ops: interrupted", file=sys.stderr)
-        return 130
-    return status
+    with terminable() as terminated:
+        try:
+            arguments = build_parser().parse_args(argv)
+            status: int = arguments.run(arguments)
+            sys.stdout.flush()
+        except JvpOpsError as error:
+            complain(error)
+            return BAD_INPUT
+        except BrokenPipeError:  # the reader has gone, as of ``| head``
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt:
+            print(f"jvp-ops: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+            status = INTERRUPTED
+        return TERMINATED if terminated and status == INTERRUPTED else status

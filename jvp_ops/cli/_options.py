@@ -2,13 +2,19 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from jvp_ops.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from jvp_ops.data import Dataset
     from jvp_ops.losses import TwoLayerLoss
+    from jvp_ops.maps import GradientDescent
 
 DATA = ("digits", "mnist", "fashion-mnist")
 
@@ -47,11 +53,26 @@ def load(arguments: argparse.Namespace) -> "Dataset":
     return data.subset(arguments.samples, rng=arguments.seed)
 
 
+def add_budget_of_time(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """Add --max-seconds."""
+    parser.add_argument("--max-seconds", type=float, metavar="S", help=f"stop after so long{of}; default: no limit")
+
+
 def add_sitting_options(parser: argparse.ArgumentParser) -> None:
     """Add what a long run that may take several sittings needs."""
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="stop after so long; default: no limit")
+    add_budget_of_time(parser)
     parser.add_argument("--checkpoint", metavar="FILE", help="keep the work in a file")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+
+
+def sitting_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give what `add_sitting_options` parsed as an analysis takes it, with the bar."""
+    return {
+        "max_seconds": arguments.max_seconds,
+        "checkpoint": arguments.checkpoint,
+        "resume": arguments.resume,
+        "progress": show_progress(arguments),
+    }
 
 
 def two_layer_loss(data: "Dataset", arguments: argparse.Namespace) -> "TwoLayerLoss":
@@ -72,7 +93,44 @@ def show_progress(arguments: argparse.Namespace) -> bool:
     return sys.stderr.isatty() and not arguments.quiet
 
 
-def check_positive(value: int, name: str) -> None:
-    """Refuse a count under 1 before anything is computed."""
-    if value < 1:
-        raise InputError(f"{name} must be at least 1, not {value}")
+def check_positive(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse counts under 1 before anything is computed; those that were not given are well."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The reference network after some steps of gradient descent.
+
+    Attributes
+    ----------
+    data, loss, f
+    start, theta : Tensor
+        Before and after training.
+    seconds : float
+        Of training.
+    """
+
+    data: "Dataset"
+    loss: "TwoLayerLoss"
+    f: "GradientDescent"
+    start: "Tensor"
+    theta: "Tensor"
+    seconds: float
+
+
+def trained(arguments: argparse.Namespace, check: "Callable[[TwoLayerLoss], None]") -> Trained:
+    """Train the two-layer network by gradient descent; `check` may refuse the loss before."""
+    from jvp_ops.maps import GradientDescent
+
+    data = load(arguments)
+    loss = two_layer_loss(data, arguments)
+    check(loss)
+    f = GradientDescent(loss, lr=arguments.lr, weight_decay=arguments.weight_decay)
+    start = loss.initial(arguments.seed, scale=arguments.scale)
+    began = time.perf_counter()
+    theta = f.run(start, steps=arguments.steps, progress=show_progress(arguments))
+    return Trained(data, loss, f, start, theta, time.perf_counter() - began)

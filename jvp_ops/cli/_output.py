@@ -2,22 +2,30 @@
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jvp_ops.errors import MissingExtraError
 
+if TYPE_CHECKING:
+    from jvp_ops._result import Result
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
+
+def add_printing_options(parser: argparse.ArgumentParser) -> None:
+    """Add how results are shown."""
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_output_options(parser: argparse.ArgumentParser, *, figure: bool = True) -> None:
     """Add where results go and how they are shown."""
     name = parser.prog.split()[-1]
     parser.add_argument("--out", metavar="FOLDER", help=f"run folder; default: runs/{name}-DATA-TIME")
-    parser.add_argument("--no-figure", action="store_true", help="draw no figure")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    if figure:
+        parser.add_argument("--no-figure", action="store_true", help="draw no figure")
+    add_printing_options(parser)
 
 
 def run_folder(arguments: argparse.Namespace) -> Path:
@@ -42,8 +50,8 @@ def deliver(
     record: dict[str, Any],
     arrays: dict[str, Any],
     identity: dict[str, Any],
-    draw: Callable[[], Any],
-    result: Any = None,
+    draw: Callable[[], Any] | None = None,
+    result: "Result | None" = None,
 ) -> None:
     """Write the run folder, from which `jvp_ops.load` makes the result again, and the figure; and print."""
     from jvp_ops.store import save_run
@@ -51,7 +59,7 @@ def deliver(
     record = {"command": arguments.command, "settings": settings_of(arguments), **record}
     whole = record if result is None else {**result.saved(), **record}
     save_run(folder, record=whole, arrays=arrays, identity=identity)
-    figure = "" if arguments.no_figure else _drawn(draw, folder / "figure.png")
+    figure = "" if draw is None or arguments.no_figure else _drawn(draw, folder / "figure.png")
     if arguments.json:
         print(json.dumps({**record, "folder": str(folder)}, indent=2, allow_nan=False))
     else:
@@ -73,12 +81,6 @@ def _drawn(draw: Callable[[], Any], file: Path) -> str:
     except (ImportError, MissingExtraError):
         return "no figure, since matplotlib is not installed: pip install 'jvp-ops[plot]'"
     return f"figure in {file.name}"
-
-
-def fail(error: Exception) -> int:
-    """Print the error that ended a run of which a part was kept."""
-    print(f"jvp-ops: error: {error}", file=sys.stderr)
-    return 2
 
 
 def _fresh(command: str, data: str) -> Path:

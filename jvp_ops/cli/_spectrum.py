@@ -1,43 +1,34 @@
 """``jvp-ops spectrum``: train, linearize, and find both ends of the spectrum of Df with bounds."""
 
 import argparse
-import json
 import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jvp_ops.cli._options import add_problem_options, check_positive, load, show_progress, two_layer_loss
-from jvp_ops.cli._output import run_folder
+from jvp_ops.cli._command import INTERRUPTED, Command, status_of
+from jvp_ops.cli._options import add_budget_of_time, add_problem_options, check_positive, show_progress, trained
+from jvp_ops.cli._output import add_output_options, deliver, run_folder, settings_of
 from jvp_ops.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
     from jvp_ops.data import Dataset
     from jvp_ops.eigen import Eigenpairs
+    from jvp_ops.losses import TwoLayerLoss
     from jvp_ops.operators import JacobianOperator
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "spectrum",
-        help="leading eigenvalues of the Jacobian of a training step, at both ends, with bounds",
-        description="Train a two-layer network by gradient descent, take the Jacobian Df = I − αH of the next step, "
-        "and find its eigenvalues at both ends with a bound on the error of each.",
-    )
+def _options(parser: argparse.ArgumentParser) -> None:
     add_problem_options(parser)
     parser.add_argument("--k", type=int, default=10, metavar="N", help="eigenvalues at each end; default: 10")
     parser.add_argument("--tol", type=float, metavar="T", help="residual relative to ‖H‖; default: 1e-5, float64 1e-10")
     parser.add_argument("--max-products", type=int, metavar="N", help="budget of the solver at each end; default: none")
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="budget of time at each end; default: none")
+    add_budget_of_time(parser, " at each end")
     parser.add_argument("--method", default="auto", choices=("auto", "lanczos", "dense", "scipy"), help="default: auto")
     parser.add_argument(
         "--prove", action="store_true", help="prove by inertia of the dense matrix that none was missed"
     )
-    parser.add_argument("--out", metavar="FOLDER", help="run folder; default: runs/spectrum-DATA-TIME")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.set_defaults(run=run)
+    add_output_options(parser, figure=False)
 
 
 @dataclass(frozen=True)
@@ -75,8 +66,6 @@ class Spectrum:
     def record(self) -> dict[str, Any]:
         """Give all figures as a JSON-able dict."""
         return {
-            "command": "spectrum",
-            "settings": self.settings,
             "samples": len(self.data),
             "n": self.n,
             "loss": {"before": self.loss_before, "after": self.loss_after},
@@ -89,66 +78,53 @@ class Spectrum:
         }
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Compute, write the run folder, and print."""
     from jvp_ops._checks import finite_number
-    from jvp_ops.store import save_run
 
-    check_positive(arguments.k, "--k")
-    if arguments.max_products is not None:
-        check_positive(arguments.max_products, "--max-products")
+    check_positive(arguments, "k", "max_products")
     for value, name in ((arguments.tol, "--tol"), (arguments.max_seconds, "--max-seconds")):
         if value is not None:
             finite_number(value, name, least=0)
     folder = run_folder(arguments)
     found = compute(arguments)
-    arrays = {
-        f"{end}_{name}": array
-        for end, pairs in (("smallest", found.smallest), ("largest", found.largest))
-        if not isinstance(pairs, str)
-        for name, array in pairs.arrays().items()
-    }
-    save_run(folder, record=found.record(), arrays=arrays, identity=found.identity)
-    if arguments.json:
-        print(json.dumps({**found.record(), "folder": str(folder)}, indent=2, allow_nan=False))
-    else:
-        print(text(found))
-        print(f"written to {folder}")
-    return 0
+    ends = {end: pairs for end in ("smallest", "largest") if not isinstance(pairs := getattr(found, end), str)}
+    deliver(
+        arguments,
+        folder,
+        text=text(found),
+        record=found.record(),
+        arrays={f"{end}_{name}": array for end, pairs in ends.items() for name, array in pairs.arrays().items()},
+        identity=found.identity,
+    )
+    return status_of(*(pairs.stopped for pairs in ends.values()))
 
 
 def compute(arguments: argparse.Namespace) -> Spectrum:
     """Train, linearize, and solve both ends."""
-    from jvp_ops.maps import GradientDescent
 
-    data = load(arguments)
-    loss = two_layer_loss(data, arguments)
-    n = loss.parameters.size
-    if arguments.k >= n:
-        raise InputError(f"--k {arguments.k} is out of range: Df is {n} × {n}, of which at most {n - 1} are found")
-    f = GradientDescent(loss, lr=arguments.lr, weight_decay=arguments.weight_decay)
-    start = loss.initial(arguments.seed, scale=arguments.scale)
-    bars = show_progress(arguments)
+    def fits(loss: "TwoLayerLoss") -> None:
+        if arguments.k >= (n := loss.parameters.size):
+            raise InputError(f"--k {arguments.k} is out of range: Df is {n} × {n}, of which at most {n - 1} are found")
+
+    made = trained(arguments, fits)
     began = time.perf_counter()
-    theta = f.run(start, steps=arguments.steps, progress=bars)
-    trained = time.perf_counter()
-    Df = f.jacobian(theta)
+    Df = made.f.jacobian(made.theta)
     linearized = time.perf_counter()
-    options = {"tol": arguments.tol, "rng": arguments.seed, "method": arguments.method, "progress": bars}
+    options = {"tol": arguments.tol, "rng": arguments.seed, "method": arguments.method}
     options |= {"max_products": arguments.max_products, "max_seconds": arguments.max_seconds}
-    options |= {"prove_complete": arguments.prove}
+    options |= {"prove_complete": arguments.prove, "progress": show_progress(arguments)}
     smallest = _end(Df, arguments.k, "SA", options)
-    cancelled = not isinstance(smallest, str) and smallest.stopped == "cancelled"
-    largest = "not solved, since the other end was cancelled" if cancelled else _end(Df, arguments.k, "LA", options)
-    names = ("data", "hidden", "lr", "weight_decay", "steps", "scale", "seed", "device", "dtype", "k")
+    cut = not isinstance(smallest, str) and status_of(smallest.stopped) == INTERRUPTED
+    largest = "not solved, since the other end was interrupted" if cut else _end(Df, arguments.k, "LA", options)
     return Spectrum(
-        data=data,
-        settings={name: getattr(arguments, name) for name in names},
-        n=n,
-        loss_before=float(loss.value(start)),
-        loss_after=float(loss.value(theta)),
-        train_seconds=trained - began,
-        linearize_seconds=linearized - trained,
+        data=made.data,
+        settings=settings_of(arguments),
+        n=made.loss.parameters.size,
+        loss_before=float(made.loss.value(made.start)),
+        loss_after=float(made.loss.value(made.theta)),
+        train_seconds=made.seconds,
+        linearize_seconds=linearized - began,
         identity=Df.identity(),
         smallest=smallest,
         largest=largest,
@@ -218,3 +194,13 @@ def _stability(found: Spectrum) -> str:
     if h - bound <= found.threshold:
         return f"{value}, at {threshold}: the bound does not tell on which side"
     return f"{value}, above {threshold}: Df has an eigenvalue under −1, along which the step overshoots and grows"
+
+
+COMMAND = Command(
+    "spectrum",
+    "leading eigenvalues of the Jacobian of a training step, at both ends, with bounds",
+    "Train a two-layer network by gradient descent, take the Jacobian Df = I − αH of the next step, and find its "
+    "eigenvalues at both ends with a bound on the error of each.",
+    _options,
+    _run,
+)

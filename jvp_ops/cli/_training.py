@@ -1,12 +1,16 @@
 """Options that say which optimizer trains which network, and what they make."""
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jvp_ops.cli._options import show_progress, two_layer_loss
+from jvp_ops.cli._options import load, show_progress, two_layer_loss
+from jvp_ops.cli._output import run_folder
 from jvp_ops.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from jvp_ops.data import Dataset
@@ -98,15 +102,51 @@ def network_of(data: "Dataset", arguments: argparse.Namespace) -> "tuple[TwoLaye
     return tanh, tanh.initial()
 
 
-def described(data: "Dataset", arguments: argparse.Namespace, f: "OptimizerMap | MinibatchSGD") -> str:
+@dataclass(frozen=True)
+class Training:
+    """What is trained, before the first step.
+
+    Attributes
+    ----------
+    data, loss
+    f : map
+    theta : Tensor
+        The parameters to start from.
+    folder : Path
+        Of the results.
+    """
+
+    data: "Dataset"
+    loss: "TwoLayerLoss | ModelLoss"
+    f: "OptimizerMap | MinibatchSGD"
+    theta: "Tensor"
+    folder: "Path"
+
+    def losses(self, state: "Tensor") -> dict[str, float]:
+        """Give L at the start and at a state."""
+        return {"before": float(self.loss.value(self.theta)), "after": float(self.loss.value(self.f.theta(state)))}
+
+
+def prepare_training(arguments: argparse.Namespace, rates: dict[str, float] = RATES) -> Training:
+    """Reserve the run folder, take the optimizer's learning rate where none was given, and make what is trained."""
+    folder = run_folder(arguments)
+    if arguments.lr is None:
+        arguments.lr = rates[arguments.optimizer]
+    data = load(arguments)
+    loss, theta = network_of(data, arguments)
+    return Training(data, loss, optimizer_of(arguments, loss), theta, folder)
+
+
+def described(made: Training, arguments: argparse.Namespace) -> str:
     """Say in one line what is trained on what."""
+    data = made.data
     pixels = data.image_shape[0] * data.image_shape[1]
     depth = 1 if arguments.network == "two-layer" else 2
     widths = "-".join(map(str, [pixels, *[arguments.hidden] * depth, data.classes]))
     batch = "" if arguments.batch_size is None else f", batches of {arguments.batch_size}"
     return (
         f"{data.name}: {len(data)} samples; network {widths} ({arguments.network}); {arguments.optimizer} at lr "
-        f"{arguments.lr:g}{batch}; state of {f.parameters.size} numbers; {arguments.dtype} on {arguments.device}"
+        f"{arguments.lr:g}{batch}; state of {made.f.parameters.size} numbers; {arguments.dtype} on {arguments.device}"
     )
 
 

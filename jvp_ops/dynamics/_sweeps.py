@@ -21,6 +21,7 @@ def frames(
     """
     rounding = torch.finfo(orbit.dtype).eps
     for t in times:
+        sitting.check()
         factor = orbit.at(t)
         try:
             image = factor.apply_adjoint(V.to(orbit.dtype)) if adjoint else factor.apply(V.to(orbit.dtype))
@@ -29,5 +30,4 @@ def frames(
         frame = orthonormal(image, rounding=rounding, random=random)
         V = frame.vectors
         sitting.advance()
-        sitting.check()
         yield frame

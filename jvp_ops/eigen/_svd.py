@@ -154,7 +154,7 @@ def svd(
         complete=request.method == "dense",
         row_parameters=A.rows,
         column_parameters=A.columns,
-        notes=(*A.linear.notes, *_notes(stopped, converged, request.tol, rounding)),
+        notes=(*A.linear.notes, *_notes(stopped, converged, request.tol, rounding), *basis.notes),
         provenance=A.identity(),
     )
 
@@ -169,6 +169,7 @@ class _Basis:
     norm: float
     products: int = 0
     float64_products: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def _by_gram(rounding: Rounding, request: Request) -> _Basis:
     V = found.basis
     left = orthonormal(_image(A, exact, V), V.shape[1], against=(), rng=random)
     products = 0 if wide is None else 2 * wide.products
-    return _Basis(V, left, found.stopped, float(np.sqrt(norm2)), 2 * gram.products, products)
+    return _Basis(V, left, found.stopped, float(np.sqrt(norm2)), 2 * gram.products, products, sitting.notes)
 
 
 def _unit(A: TensorOperator) -> float:
