@@ -45,6 +45,9 @@ class Stop(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
 
+    def __repr__(self) -> str:
+        return repr(self.value)
+
 
 BY_HAND = (Stop.CANCELLED, Stop.INTERRUPTED)
 
