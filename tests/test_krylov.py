@@ -6,15 +6,15 @@ import scipy.linalg
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jvp_ops.krylov import BlockBasis, defect, independent, orthonormal, scaled_gram
-from jvp_ops.testing import SPECTRA, spectrum
+from jvp_ops.krylov import BlockBasis, Ritz, TwoSidedBasis, defect, independent, orthonormal, scaled_gram
+from jvp_ops.testing import SPECTRA, operator_of, spectrum
 
 EPS = {torch.float32: 1.2e-7, torch.float64: 2.2e-16}
 
 
 def basis_of(n, capacity, dtype=torch.float64, deflated=None):
     rng = np.random.default_rng(0)
-    return BlockBasis(n, capacity, dtype=dtype, device=torch.device("cpu"), rng=rng, deflated=deflated)
+    return BlockBasis(n, capacity, hermitian=True, dtype=dtype, device=torch.device("cpu"), rng=rng, deflated=deflated)
 
 
 def normal(n, m, seed=0, dtype=torch.float64):
@@ -129,14 +129,39 @@ def test_a_restart_keeps_span_image_and_projection():
         basis.expand(block, matrix @ block)
     Q = scipy.linalg.qr(np.random.default_rng(1).standard_normal((12, 5)), mode="economic")[0]
     kept = basis.combine(Q)
-    basis.restart(Q)
+    S = Q.T @ basis.projection @ Q
+    basis.restart(Ritz(np.diag(S), Q, S, Q))
     torch.testing.assert_close(basis.vectors, kept)
     torch.testing.assert_close(basis.image, matrix @ kept)
     np.testing.assert_allclose(basis.projection, (kept.T @ matrix @ kept).numpy(), atol=1e-12)
-    S = basis.projection
-    torch.testing.assert_close(
-        basis.residuals(np.eye(5), S), matrix @ kept - kept @ torch.from_numpy(S), rtol=0, atol=1e-12
-    )
+    np.testing.assert_allclose(basis.projection, S, atol=1e-12)
+    whole = Ritz(np.diag(S), np.eye(5), S, np.eye(5))
+    expected = matrix @ kept - kept @ torch.from_numpy(S)
+    torch.testing.assert_close(basis.residuals(whole), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [30, 9])
+def test_two_bases_grow_together_and_hold_every_product(rank):
+    A = normal(50, rank) @ normal(rank, 30, 1)
+    operator = operator_of(A.numpy())
+    basis = TwoSidedBasis(50, 30, 24, dtype=torch.float64, device=torch.device("cpu"), rng=np.random.default_rng(0))
+    for seed in range(4):
+        basis.grow(operator, basis.orthonormal(normal(30, 5, seed + 2), 5))
+    assert defect(basis.vectors) < 1e-13
+    assert defect(basis.left) < 1e-13
+    size = float(torch.linalg.matrix_norm(A, 2))
+    close = {"rtol": 0, "atol": 1e-13 * size}
+    torch.testing.assert_close(A @ basis.vectors, basis.left @ torch.from_numpy(basis.projection.T), **close)
+    torch.testing.assert_close(basis.image, A.T @ basis.left, **close)
+    assert basis.asymmetry < 1e-13 * size
+    best = basis.solve(lambda values: np.argsort(-values, kind="stable"), 6)
+    np.testing.assert_allclose(best.values, np.linalg.svd((A @ basis.vectors).numpy())[1][:6], rtol=1e-12)
+    expected = A.T @ basis.combine_left(best.P) - basis.combine(best.Q) * torch.from_numpy(best.values)
+    torch.testing.assert_close(basis.residuals(best), expected, **close)
+    basis.restart(best)
+    torch.testing.assert_close(A @ basis.vectors, basis.left * torch.from_numpy(best.values), **close)
+    np.testing.assert_allclose(basis.projection, np.diag(best.values), **close)
+    torch.testing.assert_close(basis.image, A.T @ basis.left, **close)
 
 
 class Calls(TorchDispatchMode):

@@ -86,11 +86,33 @@ def test_what_can_be_resolved_converges(which):
         assert found.complete
 
 
-def test_values_that_are_lost_in_the_gram_matrix_say_so():
-    found = jo.svd(operator_of(matrix(SPECTRA["tiny"], (60, 60))), 3, "SM", method="lanczos")
-    assert not found.converged.all()
-    assert "lost in AᵀA" in found.notes[-1]
-    assert (found.intervals[:, 0] <= [1e-13, 1e-11, 1e-9]).all()
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["graded", "steep", "tiny", "low rank", "zero"])
+def test_no_condition_number_is_squared(name, shape):
+    M = matrix(SPECTRA[name], shape)
+    found = jo.svd(operator_of(M), 3, "SM", method="lanczos")
+    exact = np.sort(np.linalg.svd(M, compute_uv=False))[:3]
+    assert found.converged.all()
+    assert found.stopped == "converged"
+    np.testing.assert_allclose(found.values, exact, rtol=0, atol=1e-12)
+    assert (np.abs(found.values - exact) <= found.bounds + 1e-15).all()
+    assert found.bounds.max() < 2e-10
+
+
+def test_what_a_gram_matrix_would_lose_is_found_in_a_larger_one():
+    values = np.concatenate([np.linspace(1, 2, 496), [1e-7, 1e-9, 1e-11, 1e-13]])
+    for shape in ((500, 500), (800, 500), (500, 900)):
+        found = jo.svd(operator_of(matrix(values, shape)), 4, "SM")
+        assert found.method == "lanczos"
+        assert found.converged.all()
+        np.testing.assert_allclose(found.values, values[:-5:-1], rtol=0, atol=1e-14 * 50)
+
+
+def test_an_adjoint_that_is_not_the_transpose_is_refused():
+    M = matrix(np.linspace(1, 2, 300), (400, 300))
+    A = sla.LinearOperator(M.shape, matvec=lambda x: M @ x, rmatvec=lambda x: 1.001 * (M.T @ x), dtype=float)
+    with pytest.raises(jo.InputError, match=r"adjoint is not its transpose.*mend its adjoint product"):
+        jo.svd(A, 2)
 
 
 @pytest.mark.parametrize("which", ["LM", "SM"])

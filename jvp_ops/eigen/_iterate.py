@@ -13,7 +13,7 @@ from jvp_ops._random import normal
 from jvp_ops._sitting import Stop
 from jvp_ops.eigen._iteration import Iteration, Plan, Progress
 from jvp_ops.errors import InputError, NonFiniteError
-from jvp_ops.krylov import independent, inner, placed
+from jvp_ops.krylov import Ritz, TwoSidedBasis, independent, inner, placed
 from jvp_ops.operators import TensorOperator
 from jvp_ops.store import sha256_of
 
@@ -21,7 +21,7 @@ from jvp_ops.store import sha256_of
 def start_block(operator: TensorOperator, given: Tensor | None, width: int, rng: np.random.Generator) -> Tensor:
     """Make the first block: the vectors that are given, or random ones."""
     if given is None:
-        return normal(rng, operator.shape[0], width, dtype=torch.float64, device=operator.device)
+        return normal(rng, operator.shape[1], width, dtype=torch.float64, device=operator.device)
     if not bool(given.any()):
         raise InputError("start holds nothing but zeros: give vectors near the eigenvectors, or leave it out")
     return given
@@ -91,6 +91,8 @@ class Found:
         The residual that the solver went for, relative to ‖A‖.
     image : Tensor, shape (n, g), optional
         The basis's product with A, as an iteration computed it.
+    left : Tensor, shape (m, g), optional
+        Of a singular value decomposition, the basis on the side of A's rows; `image` is its product with Aᵀ.
     """
 
     basis: Tensor
@@ -98,6 +100,7 @@ class Found:
     progress: Progress
     reach: float
     image: Tensor | None = None
+    left: Tensor | None = None
 
 
 def iterate(solver: Iteration) -> Found:
@@ -113,14 +116,22 @@ def iterate(solver: Iteration) -> Found:
 
 
 def _found(solver: Iteration, stopped: Stop) -> Found:
-    Q = solver.found().Q if solver.basis.size else np.zeros((0, 0))
-    image = solver.basis.image @ placed(Q, solver.basis.image)
-    progress = solver.progress
-    return Found(solver.basis.combine(Q), stopped, progress, max(solver.plan.tol, 2 * progress.level), image)
+    basis, progress = solver.basis, solver.progress
+    none = np.zeros((0, 0))
+    found = solver.found() if basis.size else Ritz(np.zeros(0), none, none, none)
+    image = basis.image @ placed(found.P, basis.image)
+    left = basis.combine_left(found.P) if isinstance(basis, TwoSidedBasis) else None
+    return Found(basis.combine(found.Q), stopped, progress, max(solver.plan.tol, 2 * progress.level), image, left)
 
 
 def request_identity(
-    operator: TensorOperator, plan: Plan, dtype: torch.dtype, start: Tensor | None, deflated: Tensor | None, rng: Any
+    analysis: str,
+    operator: TensorOperator,
+    plan: Plan,
+    dtype: torch.dtype,
+    start: Tensor | None,
+    deflated: Tensor | None,
+    rng: Any,
 ) -> dict[str, Any]:
     """Name all that the course of a solve depends on."""
     plain = {**asdict(plan), "basis": str(dtype), "rng": rng}
@@ -130,4 +141,4 @@ def request_identity(
         plain["deflate"] = sha256_of(listed.indices(), listed.values())
     else:
         plain["deflate"] = None if deflated is None else sha256_of(deflated)
-    return {"eigenpairs": plain, "operator": operator.identity()}
+    return {analysis: plain, "operator": operator.identity()}

@@ -12,7 +12,7 @@ from jvp_ops._sitting import Stop
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._rounding import Rounding, check_symmetric
 from jvp_ops.eigen._target import Target
-from jvp_ops.krylov import BlockBasis, Ritz, groups_within, residual_lengths, ritz, scaled_gram
+from jvp_ops.krylov import BlockBasis, Ritz, groups_within, residual_lengths, scaled_gram
 from jvp_ops.operators import TensorOperator
 
 VERIFY_VECTORS = 64
@@ -136,12 +136,12 @@ class Iteration:
 
     def _advance(self) -> Stop | None:
         block = self.block
-        if stop := self.monitor.obstacle(block.shape[1]):
+        if stop := self.monitor.obstacle(self.basis.cost * block.shape[1]):
             return stop
         if block.shape[1] == 0:  # the whole space is spanned, or a finished solve was resumed
             return self._check(self.basis.image, True)
-        image = self._multiply(block).to(self.basis.dtype)
-        self.basis.expand(block, image)
+        image = self.basis.grow(self.multiplied, block)
+        self._count(block.shape[1], image)
         self.block = block[:, :0]
         self.progress.blocks += 1
         following = min(self.plan.block, self.basis.room)
@@ -155,12 +155,10 @@ class Iteration:
         self.block = self.basis.orthonormal(image, following)
         return None
 
-    def _multiply(self, block: Tensor) -> Tensor:
-        image: Tensor = self.multiplied.apply(block.to(self.multiplied.torch_dtype).contiguous())
-        self.monitor.count(block.shape[1])
+    def _count(self, directions: int, image: Tensor) -> None:
+        self.monitor.count(self.basis.cost * directions)
         longest = float(torch.linalg.vector_norm(image.double(), dim=0).max())  # in float64, or squares overflow
         self.progress.norm = max(self.progress.norm, longest)
-        return image
 
     def _check(self, image: Tensor, full: bool) -> Stop | None:
         """Look at the Ritz pairs; stop, verify, refine, restart, or just go on."""
@@ -168,7 +166,7 @@ class Iteration:
         wanted = self._wanted(found)
         looked_at = len(wanted.values) + self.plan.block
         looked_at += found.splits_pair(looked_at)
-        residuals = self.basis.residuals(found.Q[:, :looked_at], found.S[:looked_at, :looked_at])
+        residuals = self.basis.residuals(found.first(looked_at))
         self._measure(found)
         errors = residual_lengths(residuals[:, : len(wanted.values)], wanted, self._blur())
         converged = errors <= self._reach()
@@ -194,25 +192,24 @@ class Iteration:
         return None
 
     def _ritz(self) -> Ritz:
-        size, p = self.basis.size, self.plan.kept
-        found = ritz(self.basis.projection, self.plan.target.ranking, self.operator.symmetric, min(p, size))
-        return self._sorted_out(found) if self.operator.symmetric and self.progress.level > 0 else found
+        found = self.basis.solve(self.plan.target.ranking, self.plan.kept)
+        return self._sorted_out(found) if self.basis.hermitian and self.progress.level > 0 else found
 
     def _sorted_out(self, found: Ritz) -> Ritz:
         """Among values that rounding does not tell apart, such as copies of a multiple one, put what converged first.
 
         Else new copies, which rounding makes the larger ones at random, would drive converged ones out for ever.
         """
-        values, Q, S = found.values.copy(), found.Q.copy(), found.S.copy()
+        values, Q, S, P = (array.copy() for array in (found.values, found.Q, found.S, found.P))
         for group in groups_within(values, self._blur()):
             if len(group) == 1 or group[0] >= self.plan.k:
                 continue
             square = np.ix_(group, group)
-            _, gram = scaled_gram(self.basis.residuals(Q[:, group], S[square]))
+            _, gram = scaled_gram(self.basis.residuals(found.only(group)))
             U = torch.linalg.eigh(torch.from_numpy(gram))[1].numpy()  # least residual first
-            Q[:, group], S[square] = Q[:, group] @ U, U.T @ S[square] @ U
+            Q[:, group], P[:, group], S[square] = Q[:, group] @ U, P[:, group] @ U, U.T @ S[square] @ U
             values[group] = np.diag(S)[group]
-        return Ritz(values, Q, S)
+        return Ritz(values, Q, S, P)
 
     def _wanted(self, found: Ritz) -> Ritz:
         k = min(self.plan.k, len(found.values))
@@ -236,9 +233,7 @@ class Iteration:
             dtypes = (self.multiplied.torch_dtype, self.basis.dtype)  # directions and images are rounded to these
             rounded = max(torch.finfo(dtype).eps for dtype in dtypes) / 2
             progress.level = max(self.rounding.at(self.multiplied, leading, progress.norm), rounded)
-            asymmetry = float(np.abs(projection - projection.T).max())
-            if self.operator.symmetric:
-                check_symmetric(asymmetry, progress.norm, progress.level)
+            check_symmetric(self.basis.asymmetry, progress.norm, progress.level, self.basis)
 
     def _report(self, wanted: Ritz, errors: NDArray[np.float64], converged: NDArray[np.bool_]) -> None:
         progress = self.progress
@@ -266,7 +261,7 @@ class Iteration:
     def _is_settled(self, values: NDArray[Any]) -> bool:
         """Whether a fresh random block has changed nothing: new copies need not have converged to be known as such."""
         progress, allowed = self.progress, 2 * self._reach()
-        if not self.operator.symmetric:
+        if not self.basis.hermitian:
             allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
         moved = self.plan.target.moved(self.settled, values)
         return bool(moved <= allowed) or progress.rounds > self.plan.k + 20
@@ -289,7 +284,7 @@ class Iteration:
     def _keep(self, found: Ritz) -> None:
         most = max(self.plan.capacity - 2 * self.plan.block, 1)
         p = min(len(found.values), most)
-        self.basis.restart(found.first(p + found.splits_pair(p)).Q)
+        self.basis.restart(found.first(p + found.splits_pair(p)))
         self.progress.blocks = 0
 
     def _refine(self, found: Ritz) -> Stop | None:
@@ -297,10 +292,11 @@ class Iteration:
         progress, exact = self.progress, self.rounding.exact
         assert exact is not None
         p = min(len(found.values), max(self.plan.k + self.plan.block, 2 * self.plan.k))
-        if obstacle := self.monitor.obstacle(p):
+        if obstacle := self.monitor.obstacle(self.basis.cost * p):
             return obstacle
         self._keep(found.first(p + found.splits_pair(p)))
         progress.in_float64, progress.verifying, progress.level = True, False, -1.0
-        self.basis.replace_image(self._multiply(self.basis.vectors))
+        self.basis.renew(exact)
+        self._count(self.basis.size, self.basis.image)
         progress.least, progress.stalled = np.inf, 0
         return self._check(self.basis.image, True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jvp_ops._random import normal
 from jvp_ops.errors import InputError, MemoryBudgetError
+from jvp_ops.krylov import BlockBasis
 from jvp_ops.operators import TensorOperator
 
 POWER_STEPS = 12
@@ -93,11 +94,11 @@ def probe_symmetry(operator: TensorOperator, norm: float, level: float, rng: np.
     u, v = (normal(rng, n, dtype=torch.float64, device=operator.device) for _ in range(2))
     u, v = _unit(u).to(operator.torch_dtype), _unit(v).to(operator.torch_dtype)
     asymmetry = abs(float(u.double() @ operator.apply(v).double() - v.double() @ operator.apply(u).double()))
-    check_symmetric(asymmetry, norm, max(level, torch.finfo(operator.torch_dtype).eps))
+    check_symmetric(asymmetry, norm, max(level, torch.finfo(operator.torch_dtype).eps), BlockBasis)
 
 
-def check_symmetric(asymmetry: float, norm: float, level: float) -> None:
-    """Refuse an operator that is declared symmetric and is not.
+def check_symmetric(asymmetry: float, norm: float, level: float, basis: BlockBasis | type[BlockBasis]) -> None:
+    """Refuse an operator that is declared symmetric and is not, or whose adjoint is not its transpose.
 
     Raises
     ------
@@ -105,10 +106,7 @@ def check_symmetric(asymmetry: float, norm: float, level: float) -> None:
         |uᵀAv − vᵀAu| of some unit u and v is far above what rounding does.
     """
     if asymmetry > 100 * level * norm:
-        raise InputError(
-            f"the operator is declared symmetric, but uᵀAv and vᵀAu differ by {asymmetry:.1e} for unit u, v (‖A‖ is "
-            f"{norm:.1e} or more): give it its adjoint and symmetric=False"
-        )
+        raise InputError(f"{basis.claim} by {asymmetry:.1e} for unit u, v (‖A‖ is {norm:.1e} or more): {basis.remedy}")
 
 
 def _in_float64(operator: TensorOperator) -> TensorOperator | None:

@@ -32,9 +32,11 @@ def size_of(
     deflated: int,
     basis_dtype: torch.dtype | str | None,
     max_memory: int | str | None,
+    two_sided: bool,
 ) -> Size:
     """Size the basis: about 2k + 12 blocks of 8 vectors or more, in float64, or as much of it as the memory allows."""
-    n = operator.shape[0]
+    m, n = operator.shape
+    numbers = 2 * n + (m if two_sided else 0)  # of a vector with its image, and what stands beside it
     space = n - deflated
     if k > space:
         raise InputError(f"k={k} is out of range: deflate leaves {space} of {n} dimensions")
@@ -49,7 +51,7 @@ def size_of(
         narrow = min(2, space)
         least = min(space, max(k + 3 * narrow, start + 2 * narrow))
     for dtype in dtypes:
-        vector = 2 * n * dtype.itemsize  # with its image
+        vector = numbers * dtype.itemsize
         affordable = int(budget / (1.5 * vector))  # a restart copies half of it
         if affordable < least:
             continue
@@ -58,7 +60,7 @@ def size_of(
             wide //= 2
         kept = min(capacity, max(k, k + min(2 * wide, capacity - k - 2 * wide), capacity // 2))
         return Size(wide, capacity, kept, dtype)
-    needed = int(1.5 * least * 2 * n * dtypes[-1].itemsize)
+    needed = int(1.5 * least * numbers * dtypes[-1].itemsize)
     raise MemoryBudgetError(
         f"the smallest basis for k={k} of {n} unknowns needs {format_bytes(needed)}, more than the "
         f"{format_bytes(budget)} it may use: ask for a smaller k, or raise max_memory"

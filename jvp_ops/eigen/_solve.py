@@ -28,10 +28,10 @@ from jvp_ops.eigen._proof import Proof, prove
 from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
-from jvp_ops.eigen._size import plan_of, size_of
+from jvp_ops.eigen._size import Size, plan_of, size_of
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError, JvpOpsError, NonFiniteError
-from jvp_ops.krylov import BlockBasis, inner, small
+from jvp_ops.krylov import BlockBasis, TwoSidedBasis, inner, small
 from jvp_ops.operators import TensorOperator
 
 
@@ -99,6 +99,19 @@ def find(
         return by_lapack(rounding, request, target)
     if request.method == "scipy":
         return by_arpack(rounding, request, target, rng, monitor)
+    return iterated(rounding, request, target, rng, monitor, two_sided=False)
+
+
+def iterated(
+    rounding: Rounding,
+    request: Request,
+    target: Target,
+    rng: np.random.Generator,
+    monitor: Monitor,
+    *,
+    two_sided: bool,
+) -> Found:
+    """Iterate for eigenvalues of a square operator, or on two sides for singular values of one with n ≤ m columns."""
     operator = rounding.operator
     given = [None if x is None else columns_of(operator, x, "start") for x in (request.start,)]
     given.append(None if request.deflate is None else columns_of(operator, request.deflate, "deflate"))
@@ -110,6 +123,7 @@ def find(
         deflated=0 if given[1] is None else given[1].shape[1],
         basis_dtype=request.basis_dtype,
         max_memory=request.max_memory,
+        two_sided=two_sided,
     )
     plan = plan_of(request, target, size, verify=request.verify is not False, refine=rounding.exact is not None)
     deflated = deflated_basis(given[1], size.dtype)
@@ -118,7 +132,8 @@ def find(
     seed = rng.bit_generator.state
 
     def identity() -> dict[str, Any]:
-        return request_identity(operator, plan, size.dtype, given[0], deflated, seed)
+        analysis = "svd" if two_sided else "eigenpairs"
+        return request_identity(analysis, operator, plan, size.dtype, given[0], deflated, seed)
 
     monitor.sitting.checkpoint = Checkpoint.at(
         request.checkpoint,
@@ -128,12 +143,10 @@ def find(
         dtype=operator.torch_dtype,
     )
     first = start_block(operator, given[0], size.block, rng)
-    least = max(size.block, first.shape[1])
+    basis = _empty_basis(operator, size, rng, deflated, two_sided=two_sided)
+    least = basis.cost * max(size.block, first.shape[1])
     if monitor.max_products is not None and monitor.max_products < least:
         raise InputError(f"max_products={monitor.max_products} is too few: the first block alone takes {least}")
-    basis = BlockBasis(
-        operator.shape[0], size.capacity, dtype=size.dtype, device=operator.device, rng=rng, deflated=deflated
-    )
     try:
         found = iterate(Iteration(operator, rounding, plan, basis, first, monitor))
     except NonFiniteError as error:
@@ -142,6 +155,23 @@ def find(
     if found.basis.shape[1] == 0:
         raise ConvergenceError(f"the solve was stopped ({found.stopped}) before its first product")
     return found
+
+
+def _empty_basis(
+    operator: TensorOperator, size: Size, rng: np.random.Generator, deflated: Tensor | None, *, two_sided: bool
+) -> BlockBasis:
+    m, n = operator.shape
+    if two_sided:
+        return TwoSidedBasis(m, n, size.capacity, dtype=size.dtype, device=operator.device, rng=rng)
+    return BlockBasis(
+        n,
+        size.capacity,
+        hermitian=operator.symmetric,
+        dtype=size.dtype,
+        device=operator.device,
+        rng=rng,
+        deflated=deflated,
+    )
 
 
 def _left_basis(

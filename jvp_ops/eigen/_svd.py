@@ -17,16 +17,15 @@ from jvp_ops.eigen._certify import grouped_bounds, product_errors
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._rounding import Rounding
-from jvp_ops.eigen._solve import find, sitting_of
+from jvp_ops.eigen._solve import iterated, sitting_of
 from jvp_ops.eigen._svd_result import SingularTriplets
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import InputError
-from jvp_ops.krylov import defect, inner, orthonormal, small
+from jvp_ops.krylov import defect, inner, small
 from jvp_ops.operators import TensorOperator, as_operator
 
 ENDS = {"LM": "LA", "SM": "SA"}
 METHODS = ("auto", "dense", "lanczos")
-ROUNDS = 4  # of asking the Gram matrix for more digits, while small singular values lack them
 
 
 def svd(
@@ -62,15 +61,15 @@ def svd(
     which : str
         ``LM`` (largest) or ``SM`` (smallest).
     method : str
-        ``dense`` (LAPACK on the dense matrix in float64), ``lanczos`` (block Lanczos on the smaller of AᵀA and AAᵀ,
-        then a Rayleigh–Ritz pass with A and Aᵀ), or ``auto``: ``dense`` for min(m, n) ≤ 256 or 4k ≥ min(m, n) unless an
-        option that only an iteration has is given.
+        ``dense`` (LAPACK on the dense matrix in float64), ``lanczos`` (thick-restart block Golub–Kahan–Lanczos, with
+        bases of both sides), or ``auto``: ``dense`` for min(m, n) ≤ 256 or 4k ≥ min(m, n) unless an option that only
+        an iteration has is given.
     tol : float, optional
         Residual relative to ‖A‖ to reach; by default 1e-5 in float32 and 1e-10 in float64.
     float64, verify, block, max_memory, rng, progress, callback, checkpoint, resume
-        As in `eigenpairs`, of AᵀA or AAᵀ; `callback` sees σ² as its values.
+        As in `eigenpairs`.
     max_products, max_seconds : optional
-        Budgets of the iteration; a product with AᵀA is two. When one runs out, the best so far are certified.
+        Budgets of the iteration; one with A and one with Aᵀ are two. When one runs out, the best so far are certified.
 
     Returns
     -------
@@ -88,15 +87,16 @@ def svd(
     Notes
     -----
     The intervals are of A itself: with U, V orthonormal, A differs from a matrix that has just these triplets by an
-    E of norm max(‖AV − UΣ‖, ‖AᵀU − VΣ‖), and no singular value moves by more than ‖E‖ (Weyl). What AᵀA loses of small
-    values shows in them: left vectors are known to about ε ‖A‖/σ, so that below ε/tol ‖A‖ (2e-6 ‖A‖ by default) values
-    are not `converged`, and their intervals are as wide as that, at worst as ‖A‖ (of values that are 0).
-    ``method="dense"`` resolves them to 1e-15 ‖A‖. Budgets are of the iteration: certification takes 2k products more.
+    E of norm max(‖AV − UΣ‖, ‖AᵀU − VΣ‖), and no singular value moves by more than ‖E‖ (Weyl). Nowhere is AᵀA formed,
+    or a condition number squared: small values keep their digits, down to the rounding of products, about 1e-15 ‖A‖.
+    How fast an iteration finds the smallest is ruled by the gaps of their squares, so that values far below ‖A‖ and
+    close together take many products; ``method="dense"`` has them at once. Budgets are of the iteration:
+    certification takes 2k products more. An adjoint that is not the transpose is noticed, and refused.
 
     References
     ----------
-    W. Kahan, "Accurate eigenvalues of a symmetric tri-diagonal matrix" (1966); G. H. Golub and C. F. Van Loan, "Matrix
-    Computations" (2013), section 8.6.
+    G. H. Golub and C. F. Van Loan, "Matrix Computations" (2013), section 8.6; J. Baglama and L. Reichel, "Augmented
+    implicitly restarted Lanczos bidiagonalization methods", SIAM Journal on Scientific Computing 27 (2005).
 
     Examples
     --------
@@ -128,7 +128,7 @@ def svd(
     tall = scaled if A.shape[0] >= A.shape[1] else scaled.T
     request = _checked(request, tall, which)
     rounding = Rounding.unmeasured(tall, float64=float64)
-    basis = _by_lapack(rounding, request) if request.method == "dense" else _by_gram(rounding, request)
+    basis = _by_lapack(rounding, request) if request.method == "dense" else _by_iteration(rounding, request)
     found = _certified(rounding.with_norm(basis.norm), basis.right, basis.left, request)
     exact = rounding.exact
     left, right = (found.left, found.right) if tall is scaled else (found.right, found.left)
@@ -147,8 +147,8 @@ def svd(
         method=request.method,
         rounding=found.level,
         norm=found.norm / unit,
-        products=A.products - before + (0 if unit == 1 else scaled.products) + basis.products,
-        float64_products=basis.float64_products + (0 if exact is None else exact.products),
+        products=A.products - before + (0 if unit == 1 else scaled.products),
+        float64_products=0 if exact is None else exact.products,
         seconds=time.perf_counter() - began,
         stopped=stopped,
         complete=request.method == "dense",
@@ -167,8 +167,6 @@ class _Basis:
     left: Tensor
     stopped: Stop
     norm: float
-    products: int = 0
-    float64_products: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -204,30 +202,13 @@ def _by_lapack(rounding: Rounding, request: Request) -> _Basis:
     return _Basis(right, left, Stop.CONVERGED, float(sigma[0]))
 
 
-def _by_gram(rounding: Rounding, request: Request) -> _Basis:
-    """Iterate on AᵀA, to as many digits as the smallest of the values needs."""
-    A, exact = rounding.operator, rounding.exact
-    random, target = generator(request.rng), Target(request.which)
-    gram: TensorOperator = A.T @ A
-    wide = None if exact is None else exact.T @ exact
-    asked, start = request, None
+def _by_iteration(rounding: Rounding, request: Request) -> _Basis:
+    """Iterate on both sides, in products with A and with its transpose."""
     with sitting_of(request, f"svd {request.which}") as sitting:
-        monitor = Monitor(sitting, None if request.max_products is None else max(1, request.max_products // 2))
-        for round_ in range(ROUNDS):
-            found = find(Rounding(gram, wide, 0.0, 0.0), replace(asked, start=start), target, random, monitor)
-            values = (found.basis * _image(gram, wide, found.basis)).sum(dim=0)
-            norm2 = found.progress.norm
-            least = float(values.min().clamp(min=0)) / norm2 if norm2 > 0 else 1.0
-            needed = request.tol * max(np.sqrt(least), np.finfo(float).eps) / 2
-            done = asked.tol <= needed or round_ == ROUNDS - 1 or found.stopped != Stop.CONVERGED
-            if done:
-                break
-            asked = replace(asked, tol=needed, checkpoint=None, resume=False)  # the file holds the first round
-            start = found.basis
-    V = found.basis
-    left = orthonormal(_image(A, exact, V), V.shape[1], against=(), rng=random)
-    products = 0 if wide is None else 2 * wide.products
-    return _Basis(V, left, found.stopped, float(np.sqrt(norm2)), 2 * gram.products, products, sitting.notes)
+        monitor, target = Monitor(sitting, request.max_products), Target(request.which)
+        found = iterated(rounding, request, target, generator(request.rng), monitor, two_sided=True)
+    assert found.left is not None  # of an iteration on two sides, always
+    return _Basis(found.basis, found.left, found.stopped, found.progress.norm, sitting.notes)
 
 
 def _unit(A: TensorOperator) -> float:
@@ -235,11 +216,6 @@ def _unit(A: TensorOperator) -> float:
     ones = torch.ones(A.shape[1], dtype=A.torch_dtype, device=A.device)
     size = float(A.apply(ones).abs().max())
     return float(2.0 ** -np.round(np.log2(size))) if size > 0 and not 1e-9 < size < 1e9 else 1.0
-
-
-def _image(A: TensorOperator, exact: TensorOperator | None, V: Tensor) -> Tensor:
-    used = exact or A
-    return used.apply(V.to(used.torch_dtype).contiguous()).double()
 
 
 def _certified(rounding: Rounding, V: Tensor, U: Tensor, request: Request) -> _Certified:
@@ -284,13 +260,12 @@ def _notes(stopped: Stop, converged: Any, tol: float, rounding: Rounding) -> lis
     elif stopped == Stop.STAGNATION:
         notes.append(
             f"the residuals no longer shrink: {int(converged.sum())} of {len(converged)} triplets converged; the "
-            "squares of small values lie too close together for an iteration: method='dense' tells them apart"
+            "values lie too close together, by their squares, for an iteration: method='dense' tells them apart"
         )
     elif not converged.all():
         notes.append(
-            f"{int((~converged).sum())} of {len(converged)} triplets are not known to tol: values under "
-            f"{2.2e-16 / max(tol, 1e-16):.0e} ‖A‖ are lost in AᵀA, and no tol under the rounding of products is met; "
-            "method='dense' resolves them"
+            f"{int((~converged).sum())} of {len(converged)} triplets are not known to tol={tol:.1e}, which is under "
+            "the rounding of products"
         )
     if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
         notes.append("not certified in float64: the rounding of products is estimated")

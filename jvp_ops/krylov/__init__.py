@@ -4,10 +4,12 @@ from jvp_ops.krylov._basis import BlockBasis
 from jvp_ops.krylov._inner import defect, inner, placed, small
 from jvp_ops.krylov._orthonormal import independent, orthonormal
 from jvp_ops.krylov._projected import Ritz, groups_within, residual_lengths, ritz, scaled_gram
+from jvp_ops.krylov._two_sided import TwoSidedBasis
 
 __all__ = [
     "BlockBasis",
     "Ritz",
+    "TwoSidedBasis",
     "defect",
     "groups_within",
     "independent",

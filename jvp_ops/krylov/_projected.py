@@ -18,7 +18,7 @@ Ranking = Callable[[NDArray[Any]], NDArray[np.intp]]  # the places of eigenvalue
 
 @dataclass(frozen=True)
 class Ritz:
-    """The partial Schur form T Q = Q S of a projection T, best eigenvalues first.
+    """The partial Schur form T P = Q S of a projection T, best eigenvalues first.
 
     Attributes
     ----------
@@ -29,15 +29,22 @@ class Ritz:
     S : ndarray of float64, shape (p, p)
         Diagonal where T is symmetric (but among values that rounding does not tell apart); else upper triangular but
         for 2 × 2 blocks of conjugate pairs.
+    P : ndarray of float64, shape (size, p)
+        Q, but in a singular value decomposition, where P is of the left basis.
     """
 
     values: NDArray[Any]
     Q: NDArray[np.float64]
     S: NDArray[np.float64]
+    P: NDArray[np.float64]
 
     def first(self, p: int) -> "Ritz":
         """Take the first p columns."""
-        return Ritz(self.values[:p], self.Q[:, :p], self.S[:p, :p])
+        return Ritz(self.values[:p], self.Q[:, :p], self.S[:p, :p], self.P[:, :p])
+
+    def only(self, group: NDArray[np.intp]) -> "Ritz":
+        """Take some columns of a diagonal S."""
+        return Ritz(self.values[group], self.Q[:, group], self.S[np.ix_(group, group)], self.P[:, group])
 
     def splits_pair(self, p: int) -> bool:
         """Whether a cut after p columns would part a conjugate pair."""
@@ -56,10 +63,10 @@ def ritz(projection: NDArray[np.float64], ranking: Ranking, symmetric: bool, p: 
         mean = torch.from_numpy((projection + projection.T) / 2)
         values, vectors = (part.numpy() for part in torch.linalg.eigh(mean))  # numpy's threads would fight torch's
         order = ranking(values)[:p]
-        return Ritz(values[order], vectors[:, order], np.diag(values[order]))
+        return Ritz(values[order], vectors[:, order], np.diag(values[order]), vectors[:, order])
     S, Q = scipy.linalg.schur(projection, output="real")
     S, Q, values = _ordered(S, Q, ranking, p)
-    found = Ritz(values, Q, S)
+    found = Ritz(values, Q, S, Q)
     return found.first(min(p, len(values)) + found.splits_pair(p))
 
 
