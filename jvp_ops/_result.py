@@ -1,7 +1,7 @@
 """What all results share: table, notebook view, saving and loading of every field, and how a field is written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,18 +11,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import as_html, as_text
 from jvp_ops._sitting import Stop
 from jvp_ops.errors import DataError
 from jvp_ops.parameters import Parameters
 from jvp_ops.store import FORMAT, read_run, save_run
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Result:
-    """A frozen record of what an analysis found, with a table, a picture, and a folder that holds all of it."""
+    """A frozen record of what an analysis found, with a table, a picture, and a folder that holds all of it.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall-clock time, of all sittings.
+    stopped : Stop
+        Why it ended.
+    notes : tuple of str
+        What a reader should know.
+    provenance : dict
+        What it was made of, for the fingerprint.
+    """
 
     inner: ClassVar[tuple[type, ...]] = ()  # small records that fields may hold
+    figures: ClassVar[tuple[str, ...]]  # what `record` gives, beside what all results have
+
+    seconds: float
+    stopped: Stop
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def header(self) -> list[str]:
         """Name the columns of `rows`."""
@@ -37,14 +54,22 @@ class Result:
         raise NotImplementedError
 
     def record(self) -> dict[str, Any]:
-        """Give the figures as a JSON-able dict, for readers; −inf as text, NaN as None."""
-        raise NotImplementedError
+        """Give the figures, all but vectors and states, as a JSON-able dict; −inf as text, NaN as None."""
+        return {name: plain(getattr(self, name)) for name in (*self.figures, "seconds", "stopped", "notes")}
 
     def __repr__(self) -> str:
-        return as_text(self)  # type: ignore[arg-type]
+        cells = [self.header(), *self.rows()]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        return "\n".join([self.summary(), *lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return as_html(self)  # type: ignore[arg-type]
+        def line(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+        body = "".join(line(row, "td") for row in self.rows())
+        notes = "".join(f"<p>{note}</p>" for note in self.notes)
+        return f"<p>{self.summary()}</p><table>{line(self.header(), 'th')}{body}</table>{notes}"
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Give all arrays, vectors included, as numpy."""
@@ -70,7 +95,7 @@ class Result:
         InputError
             The folder exists and is not empty, or cannot be written.
         """
-        return save_run(folder, record=self.saved(), arrays=self.arrays(), identity=getattr(self, "provenance", {}))
+        return save_run(folder, record=self.saved(), arrays=self.arrays(), identity=self.provenance)
 
     @classmethod
     def read(cls, folder: str | Path) -> "Result":
@@ -106,6 +131,19 @@ class Result:
             return Parameters.of({entry: tuple(shape) for entry, shape in held})
         made = {inner.__name__: inner for inner in cls.inner}[kind]
         return made(**{key: cls._read(name, entry, arrays) for key, entry in held.items()})
+
+
+def plain(value: Any) -> Any:
+    """Turn figures into JSON-able ones: NaN becomes None, infinities text, a complex number [real, imaginary]."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, complex):
+        return [plain(value.real), plain(value.imag)]
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
+        return None if value != value else str(float(value))
+    return value
 
 
 def _written(value: Any) -> Any:

@@ -13,7 +13,7 @@ import jvp_ops
 ROOT = Path(jvp_ops.__file__).parent
 LAYERS = [
     {"errors", "_version"},
-    {"_random", "_memory", "_progress", "_checks", "_sums", "_report", "_explained", "_ladder"},
+    {"_random", "_memory", "_progress", "_checks", "_sums", "_explained", "_ladder"},
     {"parameters", "_one_sided"},
     {"_autodiff", "_differences"},
     {"store"},

@@ -40,7 +40,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print; Ctrl-C keeps the growth step by step."""
-    from jvp_ops._report import plain
+    from jvp_ops._result import plain
     from jvp_ops.dynamics import Orbit, finite_time_exponents, local_growth
     from jvp_ops.store import prepare_checkpoint
 

@@ -36,7 +36,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print."""
-    from jvp_ops._report import plain
+    from jvp_ops._result import plain
     from jvp_ops.dynamics import LyapunovSpectrum, lyapunov_spectrum
     from jvp_ops.store import prepare_checkpoint
 

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._result import Result
-from jvp_ops._sitting import Stop
+from jvp_ops._result import Result, plain
 from jvp_ops.eigen._certify import Cluster
 from jvp_ops.parameters import Parameters
 
@@ -72,6 +71,11 @@ class Eigenpairs(Result):
 
     inner: ClassVar[tuple[type, ...]] = (Cluster,)
 
+    figures = (
+        *("values", "residuals", "bounds", "converged", "hessian_values", "hessian_bounds", "condition", "history"),
+        *("which", "k", "tol", "method", "rounding", "norm", "products", "float64_products", "complete"),
+    )
+
     values: NDArray[Any]
     vectors: Tensor
     parameters: Parameters
@@ -86,16 +90,12 @@ class Eigenpairs(Result):
     norm: float
     products: int
     float64_products: int
-    seconds: float
-    stopped: Stop
     complete: bool
     condition: NDArray[np.float64] | None = None
     clusters: tuple[Cluster, ...] = ()
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
     hessian_values: NDArray[np.float64] | None = None
     hessian_bounds: NDArray[np.float64] | None = None
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -142,19 +142,8 @@ class Eigenpairs(Result):
 
     def record(self) -> dict[str, Any]:
         """Give all but the vectors as a JSON-able dict; complex values as [real, imaginary]."""
-        plain: dict[str, Any] = {
-            name: getattr(self, name) for name in ("which", "k", "tol", "method", "rounding", "norm", "products")
-        }
-        plain |= {name: getattr(self, name) for name in ("float64_products", "seconds", "stopped")}
-        values = self.values
-        plain["values"] = [[z.real, z.imag] for z in values] if np.iscomplexobj(values) else values.tolist()
-        for name in ("residuals", "bounds", "converged", "hessian_values", "hessian_bounds", "condition"):
-            array = getattr(self, name)
-            plain[name] = None if array is None else [None if x != x else x for x in array.tolist()]
-        plain["clusters"] = [
-            {"members": list(c.members), "mean": [c.mean.real, c.mean.imag], "bound": c.bound} for c in self.clusters
-        ]
-        return {**plain, "complete": self.complete, "history": self.history.tolist(), "notes": list(self.notes)}
+        clusters = [{"members": list(c.members), "mean": plain(c.mean), "bound": c.bound} for c in self.clusters]
+        return {**super().record(), "clusters": clusters}
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the values with their bounds, by rank; return the matplotlib axes.

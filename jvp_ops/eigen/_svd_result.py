@@ -1,15 +1,13 @@
 """What `svd` returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import plain
 from jvp_ops._result import Result
-from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -55,6 +53,11 @@ class SingularTriplets(Result):
         The operator's identity, for the fingerprint.
     """
 
+    figures = (
+        *("values", "residuals", "bounds", "converged", "which", "k", "tol", "method", "rounding", "norm"),
+        *("products", "float64_products", "complete"),
+    )
+
     values: Floats
     left: Tensor
     right: Tensor
@@ -69,13 +72,9 @@ class SingularTriplets(Result):
     norm: float
     products: int
     float64_products: int
-    seconds: float
-    stopped: Stop
     complete: bool
     row_parameters: Parameters
     column_parameters: Parameters
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -103,23 +102,6 @@ class SingularTriplets(Result):
             f"in {self.seconds:.2f} s; tol {self.tol:.1e} and rounding {self.rounding:.1e} relative to "
             f"‖A‖ ≥ {self.norm:.6g}; {proved}"
         )
-
-    def record(self) -> dict[str, Any]:
-        """Give all but the vectors as a JSON-able dict."""
-        names = (
-            "which",
-            "k",
-            "tol",
-            "method",
-            "rounding",
-            "norm",
-            "products",
-            "float64_products",
-            "seconds",
-            "stopped",
-        )
-        figures = ("values", "residuals", "bounds", "converged", "complete", "notes")
-        return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the values with their bounds, by rank; return the matplotlib axes.

@@ -1,15 +1,13 @@
 """What `covariant_vectors` returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import plain
 from jvp_ops._result import Result
-from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -50,6 +48,8 @@ class CovariantVectors(Result):
     provenance : dict
     """
 
+    figures = ("values", "errors", "least_angles", "uncertainty", "start", "stop", "first", "products")
+
     at: NDArray[np.int64]
     vectors: Tensor
     growth: Floats
@@ -61,11 +61,7 @@ class CovariantVectors(Result):
     stop: int
     first: int
     products: int
-    seconds: float
-    stopped: Stop
     parameters: Parameters
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,12 +94,6 @@ class CovariantVectors(Result):
             f"{self.first + self.at[-1]}, "
             f"{self.products} products in {self.seconds:.2f} s"
         )
-
-    def record(self) -> dict[str, Any]:
-        """Give all but the arrays as a JSON-able dict."""
-        names = ("start", "stop", "first", "products", "seconds", "stopped")
-        figures = ("values", "errors", "least_angles", "uncertainty", "notes")
-        return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the growth of each vector in each step of the window; return the matplotlib axes."""

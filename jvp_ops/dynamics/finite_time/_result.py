@@ -1,15 +1,13 @@
 """What `finite_time_exponents` returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import plain
 from jvp_ops._result import Result
-from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -56,6 +54,11 @@ class FiniteTimeExponents(Result):
     provenance : dict
     """
 
+    figures = (
+        *("values", "log_singular_values", "residuals", "bounds", "converged"),
+        *("start", "stop", "tol", "iterations", "products"),
+    )
+
     values: Floats
     log_singular_values: Floats
     right: Tensor
@@ -69,11 +72,7 @@ class FiniteTimeExponents(Result):
     tol: float
     iterations: int
     products: int
-    seconds: float
-    stopped: Stop
     parameters: Parameters
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -106,12 +105,6 @@ class FiniteTimeExponents(Result):
             f"{self.first + self.stop - 1}, {self.iterations} iterations, "
             f"{self.products} products in {self.seconds:.2f} s, tol {self.tol:.1e}"
         )
-
-    def record(self) -> dict[str, Any]:
-        """Give all but the vectors as a JSON-able dict; −inf as text."""
-        names = ("start", "stop", "tol", "iterations", "products", "seconds", "stopped")
-        figures = ("values", "log_singular_values", "residuals", "bounds", "converged", "notes")
-        return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the exponents by rank with their bounds; return the matplotlib axes."""

@@ -1,15 +1,13 @@
 """What `lyapunov_spectrum` returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from jvp_ops._report import plain
 from jvp_ops._result import Result
-from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -57,6 +55,11 @@ class LyapunovSpectrum(Result):
         Map, start and request, for the fingerprint.
     """
 
+    figures = (
+        *("values", "errors", "steps", "asked", "transient", "first", "products", "complete"),
+        *("positive_count", "positive_sum", "kaplan_yorke"),
+    )
+
     values: Floats
     errors: Floats
     growth: Floats
@@ -69,11 +72,7 @@ class LyapunovSpectrum(Result):
     vectors: Tensor
     parameters: Parameters
     products: int
-    seconds: float
-    stopped: Stop
     complete: bool
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -126,12 +125,6 @@ class LyapunovSpectrum(Result):
             f"{self.positive_count} positive of sum {self.positive_sum:.6g}, "
             f"{self.products} products in {self.seconds:.2f} s"
         )
-
-    def record(self) -> dict[str, Any]:
-        """Give all but the arrays as a JSON-able dict; −inf as text, NaN as None."""
-        names = ("steps", "asked", "transient", "first", "products", "seconds", "stopped", "complete", "positive_count")
-        figures = ("values", "errors", "positive_sum", "kaplan_yorke", "notes")
-        return {name: getattr(self, name) for name in names} | {name: plain(getattr(self, name)) for name in figures}
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the running exponents with the final ones and their errors; return the matplotlib axes.

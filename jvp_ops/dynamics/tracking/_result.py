@@ -1,15 +1,13 @@
 """What `track_eigenpairs` returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._report import plain
 from jvp_ops._result import Result
-from jvp_ops._sitting import Stop
 from jvp_ops.parameters import Parameters
 
 Floats = NDArray[np.float64]
@@ -64,6 +62,11 @@ class Tracking(Result):
     provenance : dict
     """
 
+    figures = (
+        *("at", "values", "bounds", "converged", "thresholds", "losses", "gradient_norms", "gradient_overlap"),
+        *("continuity", "products", "verified", "which", "operator", "steps", "asked", "first", "complete", "settled"),
+    )
+
     at: NDArray[np.int64]
     values: Floats
     bounds: Floats
@@ -82,12 +85,8 @@ class Tracking(Result):
     steps: int
     asked: int
     first: int
-    stopped: Stop
     complete: bool
-    seconds: float
     parameters: Parameters
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -170,14 +169,7 @@ class Tracking(Result):
 
     def record(self) -> dict[str, Any]:
         """Give all but the vectors and the state as a JSON-able dict."""
-        names = ("which", "operator", "steps", "asked", "first", "stopped", "complete", "seconds", "settled")
-        found = {name: getattr(self, name) for name in names} | {"stability": self.stability()}
-        figures = self.arrays()
-        return (
-            found
-            | {name: plain(figure) for name, figure in figures.items() if name not in ("vectors", "state")}
-            | {"notes": list(self.notes)}
-        )
+        return {**super().record(), "stability": self.stability()}
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the eigenvalues with the threshold above the loss; return the pair of matplotlib axes.
