@@ -44,11 +44,16 @@ def numpy_dtype(dtype: torch.dtype) -> "np.dtype[np.floating]":
     return np.dtype(np.float32 if dtype == torch.float32 else np.float64)
 
 
+def whole_number(value: object, name: str, *, least: int = 0) -> int:
+    """Check a count, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
+    return int(value)
+
+
 def positive_int(value: object, name: str) -> int:
     """Check a count that must be at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{name} must be an integer of at least 1, not {value!r}")
-    return int(value)
+    return whole_number(value, name, least=1)
 
 
 def time_budget(seconds: object) -> float | None:

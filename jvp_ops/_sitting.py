@@ -1,5 +1,7 @@
 """A long run, sitting by sitting: its clock, its bar, what may stop it, and the checkpoint that it goes on from."""
 
+import contextlib
+import math
 import signal
 import threading
 import time
@@ -7,11 +9,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-import torch
 from numpy.typing import NDArray
 
 from jvp_ops._checks import finite_number, says_stop
@@ -20,6 +22,7 @@ from jvp_ops.errors import DataError, InputError, JvpOpsWarning
 from jvp_ops.store import load_checkpoint, prepare_checkpoint, probes_agree, save_checkpoint
 
 SAVE_SECONDS = 30.0  # between two checkpoints at least
+TWICE = 2.0  # seconds between two presses that mean: at once
 BACK_OFF = 20  # times as long as the last one took to write, so that writing takes a twentieth of the time at most
 Snapshot = Callable[[], tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]]
 
@@ -63,8 +66,8 @@ class Checkpoint:
         All that the course of the run depends on, as far as a fingerprint sees it.
     probe : tuple of float
         A few numbers computed from the operator or map itself: they see what no fingerprint does.
-    dtype : torch.dtype
-        Of that computation, for how far the probe may differ.
+    close : float
+        How far the probe may differ, relative to its largest number: as other threads round otherwise.
     there : bool
         Whether there is one to go on from.
     """
@@ -72,7 +75,7 @@ class Checkpoint:
     path: Path
     identity: Mapping[str, Any]
     probe: tuple[float, ...]
-    dtype: torch.dtype
+    close: float
     there: bool
 
     @classmethod
@@ -83,17 +86,16 @@ class Checkpoint:
         resume: bool,
         identity: Callable[[], Mapping[str, Any]],
         probe: Callable[[], Sequence[float]],
-        dtype: torch.dtype,
+        close: float,
     ) -> "Checkpoint | None":
         """Check ``checkpoint=`` and ``resume=`` before any work is done."""
         there = prepare_checkpoint(path, resume=resume)
-        return None if path is None else cls(Path(path), identity(), tuple(probe()), dtype, there)
+        return None if path is None else cls(Path(path), identity(), tuple(probe()), close, there)
 
     def load(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Read the state, and refuse that of another run."""
         arrays, record = load_checkpoint(self.path, self.identity)
-        allowed = torch.finfo(self.dtype).eps ** 0.5  # other threads round otherwise
-        if not probes_agree(record["probe"], self.probe, rtol=allowed, atol=allowed):
+        if not probes_agree(record["probe"], self.probe, rtol=self.close, atol=self.close):
             raise DataError(
                 f"the checkpoint {self.path} is of another run or of another operator: a product, or the map's first "
                 "step gives other numbers, by something that no fingerprint sees; resume with what it was begun with, "
@@ -105,8 +107,9 @@ class Checkpoint:
 class Sitting:
     """One sitting of a long run; entered, it shows the bar, and Ctrl-C asks the run to end at its next whole piece.
 
-    A second Ctrl-C interrupts at once. Runs inside of another one hear what the outer one hears; other threads than
-    the main one hear nothing. No other signal is touched.
+    A second Ctrl-C, or one within `TWICE` seconds of the last one, interrupts at once, so that a loop of short runs can
+    be ended. Runs inside of another one hear what the outermost hears; other threads than the main one hear nothing.
+    No other signal is touched.
 
     Parameters
     ----------
@@ -119,7 +122,8 @@ class Sitting:
     checkpoint : Checkpoint, optional
     """
 
-    _listening: "Sitting | None" = None
+    _outermost: "Sitting | None" = None
+    _last_press = -math.inf
 
     def __init__(
         self,
@@ -136,32 +140,54 @@ class Sitting:
             raise InputError(f"callback must be a function, not {callback!r}")
         self.max_seconds = None if max_seconds is None else finite_number(max_seconds, "max_seconds", least=0)
         self.description, self.callback, self.checkpoint = description, callback, checkpoint
-        self.bar = progress_bar(total, show=progress, description=description, unit=unit)
+        self._make_bar = partial(progress_bar, total, show=progress, description=description, unit=unit)
         self.earlier = 0.0  # seconds of the sittings before
         self.began = time.monotonic()
         self.unsaved = ""  # why the last checkpoint could not be written
-        self._next_save = self.began + SAVE_SECONDS
-        self._cancelled = self._pressed = False
+        self._saved, self._next_save = False, self.began + SAVE_SECONDS
+        self._cancelled = self._pressed = self._broken = self._leaving = False
         self._heard: Sitting = self
 
     def __enter__(self) -> Self:
+        self.bar = self._make_bar()
         if threading.current_thread() is threading.main_thread():
-            self._heard = Sitting._listening or self
-            self._before = signal.getsignal(signal.SIGINT)
-            if self._heard is self and callable(self._before):
-                Sitting._listening = self
-                signal.signal(signal.SIGINT, self._press)
+            outer = Sitting._outermost
+            if outer is not None and not outer._broken:
+                self._heard = outer
+            else:
+                self._listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        if Sitting._listening is self and threading.current_thread() is threading.main_thread():
-            Sitting._listening = None
-            signal.signal(signal.SIGINT, self._before)
+        try:
+            if Sitting._outermost is self:
+                Sitting._outermost = None
+                if signal.getsignal(signal.SIGINT) == self.press:
+                    signal.signal(signal.SIGINT, self._before)
+        finally:
+            self.bar.close()
 
-    def _press(self, number: int, frame: FrameType | None) -> None:
-        self._pressed = True
-        signal.signal(signal.SIGINT, self._before)
+    def _listen(self) -> None:
+        self._before = signal.getsignal(signal.SIGINT)
+        Sitting._outermost = self
+        try:
+            if callable(self._before):  # a job in the background ignores it, and goes on ignoring it
+                signal.signal(signal.SIGINT, self.press)
+        except BaseException:
+            Sitting._outermost = None
+            raise
+
+    def press(self, number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
+        """Ask the run to end, as Ctrl-C does; the second time, interrupt it."""
+        now, last = time.monotonic(), Sitting._last_press
+        self._leaving = self._leaving or (not self._pressed and now - last < TWICE)  # the last one ended an earlier run
+        again, Sitting._last_press, self._pressed = self._pressed or self._leaving, now, True
+        if again:
+            self._broken = True
+            if callable(self._before):
+                self._before(number, frame)
+            else:
+                raise KeyboardInterrupt
 
     @property
     def seconds(self) -> float:
@@ -215,7 +241,7 @@ class Sitting:
         advance: Callable[[], Stop | None],
         *,
         snapshot: Snapshot | None = None,
-        back: Callable[[], None] | None = None,
+        back: Callable[[], bool] | None = None,
     ) -> Stop:
         """Go on piece by piece until something stops the run; say what.
 
@@ -226,7 +252,8 @@ class Sitting:
         snapshot : callable
             Gives arrays and record of the last whole piece, for the checkpoint.
         back : callable, optional
-            Goes back to the last whole piece. Without it an error or a second Ctrl-C leaves nothing.
+            Goes back to the last whole piece, and says whether there is one. Without it an error, or an interruption
+            at once, leaves nothing.
         """
         stop = None
         try:
@@ -235,10 +262,9 @@ class Sitting:
                 if stop is None and snapshot is not None and time.monotonic() > self._next_save:
                     self.save(snapshot)
         except BaseException as error:
-            if back is None:
+            if back is None or not back():
                 raise
-            back()
-            if not isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, KeyboardInterrupt) or self._heard._leaving:
                 self.save(snapshot)
                 raise
             stop = Stop.INTERRUPTED
@@ -253,10 +279,19 @@ class Sitting:
         arrays, state = snapshot()
         record = {"state": state, "seconds": self.seconds, "probe": self.checkpoint.probe}
         try:
-            save_checkpoint(self.checkpoint.path, arrays, record, self.checkpoint.identity)
-            self.unsaved = ""
+            new = not (self.checkpoint.there or self._saved)
+            save_checkpoint(self.checkpoint.path, arrays, record, self.checkpoint.identity, new=new)
+            self.unsaved, self._saved = "", True
         except InputError as error:
             self.unsaved = str(error)
-            warnings.warn(f"{error}; the run goes on without", JvpOpsWarning, stacklevel=2)
+            with contextlib.suppress(JvpOpsWarning):  # where warnings are errors, the note says it
+                warnings.warn(f"{error}; the run goes on without", JvpOpsWarning, stacklevel=2)
         ended = time.monotonic()
         self._next_save = ended + max(SAVE_SECONDS, BACK_OFF * (ended - began))
+
+
+def interrupt() -> None:
+    """End the run that goes on in this process at its next whole piece, as Ctrl-C does; at once where there is none."""
+    if Sitting._outermost is None:
+        raise KeyboardInterrupt
+    Sitting._outermost.press()

@@ -88,6 +88,15 @@ def test_short_directions_are_seen_at_their_own_scale(lengths):
     np.testing.assert_allclose((found.T @ U).norm(dim=0).numpy(), 1, atol=1e-5)
 
 
+def test_the_longest_directions_come_first():
+    block, _ = graded(300, [1, 1e-3, 1e-6, 1e-9])
+    unit = block / block.norm(dim=0)
+    U, lengths, _ = torch.linalg.svd(unit, full_matrices=False)
+    found = independent(block, ())
+    torch.testing.assert_close((found.T @ U).abs(), torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-4)
+    torch.testing.assert_close((found.T @ unit).norm(dim=1), lengths, rtol=1e-4, atol=0)
+
+
 def test_what_rounding_made_is_no_direction():
     block, _ = graded(300, [1, 0.1, 1e-13, 1e-14])
     assert independent(block, ()).shape[1] == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import LinearOperator
 
 import jvp_ops as jo
 import jvp_ops.store._checkpoint as checkpoints
@@ -77,11 +78,12 @@ every_run = pytest.mark.parametrize("name", RUNS)
 
 
 @pytest.fixture(autouse=True)
-def the_handlers_are_left_as_they_were():
+def the_handlers_are_left_as_they_were(monkeypatch):
+    monkeypatch.setattr(Sitting, "_last_press", -np.inf)  # else one test's Ctrl-C is the next one's second
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert Sitting._listening is None
+    assert Sitting._outermost is None
 
 
 def same(a, b):
@@ -134,7 +136,7 @@ def test_why_a_run_ended_is_one_enumeration_that_is_saved_and_loaded(name, tmp_p
 
 @every_run
 def test_a_checkpoint_that_cannot_be_written_leaves_the_result_in_hand(name, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **options):
         raise OSError(28, "No space left on device")
 
     whole = RUNS[name]()
@@ -247,24 +249,196 @@ def test_a_search_may_go_on_with_another_tolerance(tmp_path):
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
-    def twice():
+    def twice(*_):
         press()
         press()
         pytest.fail("the second one was not heard")
 
+    diagonal, calls = np.linspace(-1, 2, 400), []
+
+    def matvec(x):
+        calls.append(1)
+        return twice() if len(calls) > 30 else diagonal * x.ravel()
+
+    inside = LinearOperator((400, 400), matvec=matvec, dtype=float)
     with pytest.raises(KeyboardInterrupt):
-        RUNS["eigenpairs"](callback=at_call(1, twice))
-    part = RUNS["lyapunov_spectrum"](callback=at_call(3, twice))  # which goes back to the last whole stretch
-    assert (part.stopped, part.steps) == (Stop.INTERRUPTED, 6)
+        jo.eigenpairs(inside, 4, "LA", symmetric=True, method="lanczos")
+    assert calls
+    for name in RUNS:  # in a callback, where all is whole
+        Sitting._last_press = -np.inf
+        part = RUNS[name](callback=at_call(2, twice))
+        assert part.stopped == Stop.INTERRUPTED
+
+
+def test_two_presses_in_short_order_end_a_loop_of_short_runs():
+    ended = []
+
+    def loop():
+        for _ in range(3):
+            pairs = jo.eigenpairs(ramp(), 2, "LA", method="lanczos", callback=at_call(1, press))
+            ended.append(pairs.stopped)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert ended == [Stop.INTERRUPTED]
+
+
+def test_a_bar_that_cannot_be_closed_does_not_stop_later_runs():
+    class Gone:
+        def close(self):
+            raise OSError("the terminal has gone")
+
+    sitting = Sitting("broken", unit="step")
+    sitting._make_bar = Gone
+    with pytest.raises(OSError, match="the terminal"), sitting:
+        press()
+    assert Sitting._outermost is None
+    assert RUNS["lyapunov_spectrum"]().stopped == Stop.FINISHED
+
+
+def heavy_ball():
+    f = jo.HeavyBall(network(), 0.5, 0.9)
+    return f, f.initial(f.loss.initial(0))
+
+
+def test_every_stop_of_a_solve_by_way_of_h_is_told(monkeypatch):
+    f, state = heavy_ball()
+    J = f.jacobian(state)
+    options = {"which": "LM", "block": 4}
+    seen = []
+    whole = jo.eigenpairs(J, 4, callback=lambda status: seen.append(1) and None, **options)
+    assert whole.stopped == Stop.CONVERGED
+    assert len(seen) > 4
+    for number in range(1, len(seen)):
+        for act, stop in ((press, Stop.INTERRUPTED), (lambda: True, Stop.CANCELLED)):
+            monkeypatch.setattr(Sitting, "_last_press", -np.inf)
+            calls = []
+            part = jo.eigenpairs(J, 4, callback=counted(calls, number, act), **options)
+            assert len(calls) == number
+            assert part.stopped == stop
+
+
+def counted(calls, number, act):
+    def callback(*_):
+        calls.append(1)
+        return act() if len(calls) == number else None
+
+    return callback
+
+
+@pytest.mark.parametrize("optimizer", ["GradientDescent", "HeavyBall"])
+def test_ctrl_c_in_leading_frame_is_no_failure_to_converge(optimizer, monkeypatch):
+    f = getattr(jo, optimizer)(network(), 0.1, **({"momentum": 0.9} if optimizer == "HeavyBall" else {}))
+    advance, moves = Sitting.advance, []
+
+    def pressing(self, count=1):
+        advance(self, count)
+        moves.append(1)
+        if len(moves) == 2:
+            press()
+
+    monkeypatch.setattr(Sitting, "advance", pressing)
+    with pytest.raises(KeyboardInterrupt):
+        jo.leading_frame(f, f.initial(f.loss.initial(0)), 3, tol=1e-12)
+
+
+def test_ctrl_c_before_there_is_anything_is_a_keyboard_interrupt():
+    with Sitting("outer", unit="step"):
+        press()
+        for name in ("eigenpairs", "svd", "finite_time_exponents", "track_eigenpairs"):
+            with pytest.raises(KeyboardInterrupt):
+                RUNS[name]()
+        with pytest.raises(KeyboardInterrupt):
+            jo.eigenpairs(np.diag(np.arange(30.0)), 2, "LA", method="dense")
+
+
+def test_a_proof_or_a_left_solve_that_is_stopped_is_told(monkeypatch):
+    from jvp_ops.eigen import _solve
+
+    prove = _solve.prove
+    monkeypatch.setattr(_solve, "prove", lambda *args, **options: (press(), prove(*args, **options))[1])
+    pairs = jo.eigenpairs(ramp(), 3, "LA", method="lanczos", prove_complete=True)
+    assert pairs.stopped == Stop.INTERRUPTED
+    assert pairs.converged.all()
+    assert "interrupted" in pairs.notes[-1]
+    matrix = np.diag(np.linspace(0, 1, 300)) + np.diag(np.full(299, 0.1), 1)
+    seen = []
+    jo.eigenpairs(matrix, 3, "LM", condition=True, method="krylov-schur", callback=lambda _: seen.append(1) and None)
+    for number in (1, len(seen) - 1):
+        part = jo.eigenpairs(
+            matrix, 3, "LM", condition=True, method="krylov-schur", callback=at_call(number, lambda: True)
+        )
+        assert part.stopped == Stop.CANCELLED
+
+
+def test_a_run_inside_of_a_callback_takes_nothing_along(tmp_path):
+    def trains():
+        press()
+        swirl().run(START, steps=50)
+        pytest.fail("it was not interrupted")
+
+    for name in RUNS:
+        file = tmp_path / f"{name}.npz"
+        part = RUNS[name](callback=at_call(2, trains), checkpoint=file)
+        assert part.stopped == Stop.INTERRUPTED
+        same(RUNS[name](checkpoint=file, resume=True), RUNS[name]())
+        Sitting._last_press = -np.inf
+
+
+@pytest.mark.filterwarnings("ignore:cannot write the checkpoint:jvp_ops.JvpOpsWarning")
+def test_of_two_runs_with_one_new_checkpoint_the_first_one_to_write_keeps_it(tmp_path, monkeypatch):
+    file = tmp_path / "work.npz"
+    monkeypatch.setattr(_sitting, "SAVE_SECONDS", 0.0)
+    inner = {}
+
+    def other():
+        inner["found"] = jo.lyapunov_spectrum(swirl(), START, 3, 40, interval=2, checkpoint=file)
+
+    outer = RUNS["lyapunov_spectrum"](callback=at_call(1, other), checkpoint=file)
+    assert outer.stopped == Stop.FINISHED
+    assert "another run, begun meanwhile, made it" in outer.notes[-1]
+    assert not any("up to date" in note for note in inner["found"].notes)
+    same(jo.lyapunov_spectrum(swirl(), START, 3, 40, interval=2, checkpoint=file, resume=True), inner["found"])
+
+
+@every_run
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checkpoint": 123}, "checkpoint must be the path of a file, not 123"),
+        ({"checkpoint": "x.npz", "resume": 1}, "resume must be True or False, not 1"),
+        ({"max_seconds": -1}, "max_seconds must be"),
+        ({"max_seconds": "long"}, "max_seconds must be a finite real number"),
+    ],
+)
+def test_what_is_refused_leaves_no_bar(name, options, message, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, *args, **options):
+            self.open = True
+            bars.append(self)
+
+        def close(self):
+            self.open = False
+
+        def update(self, count):
+            pass
+
+    monkeypatch.setattr(_sitting, "progress_bar", Bar)
+    with pytest.raises(jo.InputError, match=message):
+        RUNS[name](**options)
+    assert not any(bar.open for bar in bars)
 
 
 def test_runs_inside_of_a_run_hear_what_it_hears():
     heard = []
     with Sitting("outer", unit="step") as outer, Sitting("inner", unit="step") as inner:
-        assert Sitting._listening is outer
+        assert Sitting._outermost is outer
         press()
         heard = [outer.obstacle(), inner.obstacle()]
     assert heard == [Stop.INTERRUPTED] * 2
+    Sitting._last_press = -np.inf
     found = jo.track_eigenpairs(
         jo.GradientDescent(loss := network(), 0.5), loss.initial(0), 12, every=4, k=2, callback=at_call(2, press)
     )
@@ -295,12 +469,12 @@ def test_writing_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
     clock, writes = [0.0], []
     monkeypatch.setattr(_sitting.time, "monotonic", lambda: clock[0])
 
-    def slow(*args):
+    def slow(*args, **options):
         clock[0] += 7.0
         writes.append(clock[0])
 
     monkeypatch.setattr(_sitting, "save_checkpoint", slow)
-    kept = Checkpoint.at(tmp_path / "work.npz", resume=False, identity=dict, probe=lambda: [1.0], dtype=torch.float64)
+    kept = Checkpoint.at(tmp_path / "work.npz", resume=False, identity=dict, probe=lambda: [1.0], close=1e-8)
     sitting = Sitting("slow", unit="step", checkpoint=kept)
 
     def advance():
@@ -351,6 +525,14 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_command_that_is_stopped_says_so_by_its_status_and_keeps_what_it_has(command, number, status, tmp_path):
+    stopped(command, number, status, tmp_path, signal.SIG_DFL)  # a background job ignores it else
+
+
+def test_a_job_in_the_background_keeps_what_it_has_when_it_is_terminated(tmp_path):
+    stopped("spectrum, solving", signal.SIGTERM, 143, tmp_path, signal.SIG_IGN)
+
+
+def stopped(command, number, status, tmp_path, handler):
     words, bar = COMMANDS[command]
     process = subprocess.Popen(
         [sys.executable, "-c", TOLD, bar, *words],
@@ -359,7 +541,7 @@ def test_a_command_that_is_stopped_says_so_by_its_status_and_keeps_what_it_has(c
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it else
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
     )
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)

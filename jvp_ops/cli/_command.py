@@ -28,6 +28,8 @@ class Command:
         Adds its options to a parser.
     run : callable
         Does it with what was parsed, and gives the exit status.
+    long : bool
+        Whether Ctrl-C and SIGTERM are heard by all of it as one run.
     """
 
     name: str
@@ -35,12 +37,21 @@ class Command:
     description: str
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    long: bool = True
 
     def add_to(self, commands: Any) -> None:
         """Make its parser."""
         parser = commands.add_parser(self.name, help=self.help, description=self.description)
-        parser.set_defaults(run=self.run)
+        parser.set_defaults(run=self.held if self.long else self.run)
         self.options(parser)
+
+    def held(self, arguments: argparse.Namespace) -> int:
+        """Do it as one run: whichever part met the signal, the exit status says so."""
+        from jvp_ops._sitting import Sitting
+
+        with Sitting(self.name, unit="run") as sitting:
+            status = self.run(arguments)
+            return INTERRUPTED if status == 0 and sitting.obstacle() else status
 
 
 def status_of(*stops: "Stop") -> int:
@@ -69,11 +80,9 @@ def terminable() -> Iterator[list[int]]:
 
     def terminate(number: int, frame: Any) -> None:
         met.append(number)
-        heard = signal.getsignal(signal.SIGINT)
-        if callable(heard):
-            heard(signal.SIGINT, frame)
-        else:
-            raise KeyboardInterrupt  # a job in the background, which ignores Ctrl-C
+        from jvp_ops._sitting import interrupt
+
+        interrupt()
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)

@@ -127,4 +127,4 @@ def _print_table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> N
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-COMMAND = Command("data", "list, fetch and verify the data sets", __doc__, _options, _list)
+COMMAND = Command("data", "list, fetch and verify the data sets", __doc__, _options, _list, long=False)

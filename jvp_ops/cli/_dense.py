@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jvp_ops.cli._command import INTERRUPTED, Command, complain
+from jvp_ops.cli._command import Command, complain
 from jvp_ops.cli._options import add_problem_options, show_progress, trained
 from jvp_ops.cli._output import add_printing_options
 from jvp_ops.errors import InputError
@@ -64,8 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"jvp-ops: warning: {warning.message}", file=sys.stderr)
     except KeyboardInterrupt:
         kept = f"; {partial} is kept: the same command with --resume goes on" if partial.exists() else ""
-        print(f"jvp-ops: interrupted{kept}", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt(kept) from None
     seconds = time.perf_counter() - began
     error = product_error(operator, matrix)
     size = out.stat().st_size

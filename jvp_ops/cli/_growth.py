@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from jvp_ops.cli._command import INTERRUPTED, Command, complain, or_partial, status_of
+from jvp_ops.cli._command import BAD_INPUT, INTERRUPTED, Command, complain, or_partial, status_of
 from jvp_ops.cli._options import (
     add_problem_options,
     add_sitting_options,
@@ -41,6 +41,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the run folder, and print; Ctrl-C keeps the growth step by step."""
     from jvp_ops._result import plain
+    from jvp_ops._sitting import Stop
     from jvp_ops.dynamics import Orbit, finite_time_exponents, local_growth
     from jvp_ops.store import prepare_checkpoint
 
@@ -72,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     numbers = {
         "local_mean": plain(means),
         "loss": plain(losses),
-        "complete": found is not None and status_of(found.stopped) == 0 and error is None,
+        "complete": found is not None and found.stopped == Stop.CONVERGED and error is None,
     }
     shown = "  ".join(f"{mean:.6g}" for mean in means)
     table = "stopped by Ctrl-C before any exponent of the window was found" if found is None else str(found)
@@ -89,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     if error is not None:
         complain(error)
-        return 2
+        return BAD_INPUT
     return INTERRUPTED if found is None else status_of(found.stopped)
 
 

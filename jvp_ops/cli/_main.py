@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader has gone, as of ``| head``
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except KeyboardInterrupt:
-            print(f"jvp-ops: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"jvp-ops: {'terminated' if terminated else 'interrupted'}{stop}", file=sys.stderr)
             status = INTERRUPTED
         return TERMINATED if terminated and status == INTERRUPTED else status

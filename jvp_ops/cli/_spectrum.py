@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from jvp_ops.operators import JacobianOperator
 
 
+STOPPED = "stopped by Ctrl-C before anything was found"
+
+
 def _options(parser: argparse.ArgumentParser) -> None:
     add_problem_options(parser)
     parser.add_argument("--k", type=int, default=10, metavar="N", help="eigenvalues at each end; default: 10")
@@ -97,7 +100,8 @@ def _run(arguments: argparse.Namespace) -> int:
         arrays={f"{end}_{name}": array for end, pairs in ends.items() for name, array in pairs.arrays().items()},
         identity=found.identity,
     )
-    return status_of(*(pairs.stopped for pairs in ends.values()))
+    stopped = STOPPED in (found.smallest, found.largest)
+    return INTERRUPTED if stopped else status_of(*(pairs.stopped for pairs in ends.values()))
 
 
 def compute(arguments: argparse.Namespace) -> Spectrum:
@@ -115,7 +119,7 @@ def compute(arguments: argparse.Namespace) -> Spectrum:
     options |= {"max_products": arguments.max_products, "max_seconds": arguments.max_seconds}
     options |= {"prove_complete": arguments.prove, "progress": show_progress(arguments)}
     smallest = _end(Df, arguments.k, "SA", options)
-    cut = not isinstance(smallest, str) and status_of(smallest.stopped) == INTERRUPTED
+    cut = smallest == STOPPED or (not isinstance(smallest, str) and status_of(smallest.stopped) == INTERRUPTED)
     largest = "not solved, since the other end was interrupted" if cut else _end(Df, arguments.k, "LA", options)
     return Spectrum(
         data=made.data,
@@ -139,6 +143,8 @@ def _end(Df: "JacobianOperator", k: int, which: str, options: dict[str, Any]) ->
         return eigenpairs(Df, k, which, **options)
     except ConvergenceError as error:
         return str(error)
+    except KeyboardInterrupt:
+        return STOPPED
 
 
 def _given(array: Any) -> Any:

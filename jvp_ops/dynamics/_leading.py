@@ -7,6 +7,7 @@ from torch import Tensor
 
 from jvp_ops._checks import positive_int
 from jvp_ops._random import Rng, generator
+from jvp_ops._sitting import BY_HAND
 from jvp_ops.dynamics._frame import optimizer_under, orthonormal
 from jvp_ops.eigen import eigenpairs
 from jvp_ops.errors import ConvergenceError, InputError
@@ -97,7 +98,7 @@ def leading_frame(
             f"for this step of {type(optimizer).__name__}: start at random, with more steps before"
         )
     pairs = eigenpairs(J, k, "LM", tol=tol, verify=False, float64=False, rng=random, progress=progress)
-    if pairs.stopped == "cancelled":
+    if pairs.stopped in BY_HAND:
         raise KeyboardInterrupt
     if not pairs.converged.all():
         raise ConvergenceError(

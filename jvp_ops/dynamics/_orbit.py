@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 from math import ceil
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jvp_ops._checks import check_state
+from jvp_ops._checks import check_state, positive_int, whole_number
 from jvp_ops._memory import format_bytes, resolve_budget
 from jvp_ops._sitting import Sitting
 from jvp_ops.dynamics._frame import check_map, check_range
@@ -90,10 +89,7 @@ class Orbit:
         progress: bool = False,
     ) -> None:
         check_map(f)
-        for name, value, least in (("steps", steps, 1), ("first", first, 0)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
-        self.map, self.steps, self.first = f, int(steps), int(first)
+        self.map, self.steps, self.first = f, positive_int(steps, "steps"), whole_number(first, "first")
         self.parameters, self.dtype, self.device = f.parameters, f.dtype, f.device
         start = check_state(state, "state", size=f.parameters.size, dtype=f.dtype, device=f.device).clone()
         self._identity = {**run_identity(f, start, self.first, self.steps), "steps": self.steps}
@@ -259,6 +255,11 @@ def probe(f: Map, state: Tensor, step: int, V: Tensor) -> list[float]:
     after, jacobian = linearized(f, state, step)
     image, moved = after - state, jacobian.apply(V)
     return [float(part.double().sum()) for part in (*image.tensor_split(2), *moved.flatten().tensor_split(4))]
+
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """Say how far a `probe` computed again may differ: as other threads round otherwise, enlarged by cancellation."""
+    return float(torch.finfo(dtype).eps ** 0.5)
 
 
 def run_identity(f: Map, state: Tensor, first: int, steps: int) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._checks import check_state
+from jvp_ops._checks import check_state, whole_number
 from jvp_ops._random import Rng, generator
 from jvp_ops.dynamics._frame import Frame, check_frame, check_map, orthonormal
-from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.errors import NonFiniteError
 from jvp_ops.maps import Map, linearized
 
 
@@ -65,8 +65,6 @@ class TangentSystem:
     """
 
     def __init__(self, f: Map, state: Tensor, vectors: int | Tensor, *, first: int = 0, rng: Rng = 0) -> None:
-        if isinstance(first, bool) or not isinstance(first, int | np.integer) or first < 0:
-            raise InputError(f"first must be an integer of at least 0, not {first!r}")
         check_map(f)
         size = f.parameters.size
         self.map = f
@@ -76,7 +74,7 @@ class TangentSystem:
         # losses are refilled from a seed, so that a resumed run, which draws the same start, draws the same again
         self.seed = int(self._random.integers(2**62))
         self.vectors = self._own(start)
-        self.number = int(first)
+        self.number = whole_number(first, "first")
         self.frame = Frame(start, np.eye(start.shape[1]), np.zeros(start.shape[1], dtype=bool))
         self._since = 0
 

@@ -18,7 +18,9 @@ from jvp_ops.krylov import orthonormal, ritz
 from jvp_ops.operators import TensorOperator
 
 
-def by_lapack(rounding: Rounding, request: Request, target: Target, *, transposed: bool = False) -> Found:
+def by_lapack(
+    rounding: Rounding, request: Request, target: Target, monitor: Monitor, *, transposed: bool = False
+) -> Found:
     """Solve the dense matrix in float64: no eigenvalue of it is missed."""
     operator: TensorOperator = rounding.exact or rounding.operator
     n = operator.shape[0]
@@ -27,6 +29,7 @@ def by_lapack(rounding: Rounding, request: Request, target: Target, *, transpose
     matrix = operator.dense().double().cpu().numpy()
     probe_symmetry(operator, float(np.abs(matrix).sum(axis=0).max()), 0.0, np.random.default_rng(0))
     schur = ritz(matrix.T if transposed else matrix, target.ranking, operator.symmetric, request.k)
+    monitor.sitting.check()
     basis = torch.from_numpy(np.ascontiguousarray(schur.Q)).to(operator.device)
     return Found(basis, Stop.CONVERGED, Progress(), request.tol)
 

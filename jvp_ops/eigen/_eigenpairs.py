@@ -1,6 +1,5 @@
 """`eigenpairs`: what is asked for, and the route to it: by way of H where that is known, or by the operator itself."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,13 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from jvp_ops._random import Rng
+from jvp_ops._sitting import Sitting
 from jvp_ops.eigen._monitor import SolveStatus
 from jvp_ops.eigen._outcome import mapped
 from jvp_ops.eigen._phase_space import phase_space_pairs
 from jvp_ops.eigen._request import BLOCK, Request
 from jvp_ops.eigen._result import Eigenpairs
-from jvp_ops.eigen._solve import solve
+from jvp_ops.eigen._solve import sitting_of, solve
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError
 from jvp_ops.operators import TensorOperator, as_operator
@@ -173,18 +173,20 @@ def eigenpairs(
         checkpoint=checkpoint,
         resume=resume,
     )
-    return _routed(as_operator(operator, symmetric=symmetric), request)
+    A = as_operator(operator, symmetric=symmetric)
+    checked = request.checked(A)
+    with sitting_of(request, f"eigenpairs {which}") as sitting:
+        return _routed(A, request, checked, sitting)
 
 
-def _routed(operator: TensorOperator, asked: Request) -> Eigenpairs:
+def _routed(operator: TensorOperator, asked: Request, request: Request, sitting: Sitting) -> Eigenpairs:
     """Go by way of H where the operator's spectrum follows from it, else solve the operator itself."""
-    began, request = time.perf_counter(), asked.checked(operator)
     inside: tuple[str, ...] = ()
     spent = 0
     if operator.phase_space is not None and asked.method == "auto" and asked.deflate is None and not asked.checkpoint:
         base = operator.phase_space.base
         before = base.products
-        pairs = phase_space_pairs(operator, request, iterate=bool(set(asked.iterative()) - {"start"}))
+        pairs = phase_space_pairs(operator, request, sitting, iterate=bool(set(asked.iterative()) - {"start"}))
         if pairs is not None:
             return pairs
         where, spent = "what is asked for lies inside of H's spectrum, not at its ends", base.products - before
@@ -196,17 +198,14 @@ def _routed(operator: TensorOperator, asked: Request) -> Eigenpairs:
                 raise ConvergenceError(
                     f"{where}, and {spent} products of H left none for Df itself: raise max_products"
                 )
-        if request.max_seconds is not None:
-            request = replace(request, max_seconds=max(0.0, request.max_seconds - (time.perf_counter() - began)))
     if operator.affine is not None:
         shift, scale, base = operator.affine.shift, operator.affine.scale, operator.affine.base
-        pairs = mapped(solve(base, request, Target(request.which, shift, scale)), shift, scale)
+        pairs = mapped(solve(base, request, Target(request.which, shift, scale), sitting), shift, scale)
     else:
-        pairs = solve(operator, request, Target(request.which))
+        pairs = solve(operator, request, Target(request.which), sitting)
     return replace(
         pairs,
         notes=(*pairs.notes, *inside),
         provenance=operator.identity(),
         products=pairs.products + spent,
-        seconds=time.perf_counter() - began,
     )

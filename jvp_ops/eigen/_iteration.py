@@ -104,6 +104,8 @@ class Iteration:
         self.block = basis.orthonormal(start, max(plan.block, start.shape[1]))
         self.progress = Progress()
         self.settled: NDArray[Any] = np.zeros(0)
+        self._status: SolveStatus | None = None  # of the last look at the Ritz values, until it is reported
+        self._whole = True
 
     @property
     def multiplied(self) -> TensorOperator:
@@ -112,7 +114,7 @@ class Iteration:
 
     def run(self) -> Stop:
         """Iterate until something stops it, and say what."""
-        return self.monitor.sitting.run(self._advance, snapshot=self.snapshot)
+        return self.monitor.sitting.run(self._advance, snapshot=self.snapshot, back=lambda: self._whole)
 
     def found(self) -> Ritz:
         """Give the wanted part of the projected problem; empty where nothing was multiplied yet."""
@@ -135,6 +137,14 @@ class Iteration:
         self.monitor.products = self.progress.products
 
     def _advance(self) -> Stop | None:
+        self._whole = False
+        stop, status = self._step(), self._status
+        self._whole, self._status = True, None
+        if status is not None:
+            self.monitor.report(status)  # whatever the callback does, it meets a whole state
+        return stop
+
+    def _step(self) -> Stop | None:
         block = self.block
         if stop := self.monitor.obstacle(self.basis.cost * block.shape[1]):
             return stop
@@ -170,7 +180,7 @@ class Iteration:
         self._measure(found)
         errors = residual_lengths(residuals[:, : len(wanted.values)], wanted, self._blur())
         converged = errors <= self._reach()
-        self._report(wanted, errors, converged)
+        self._note(wanted, errors, converged)
         progress, whole = self.progress, self.basis.room == 0
         if progress.verifying:
             progress.verifying, progress.verified = False, self._is_settled(wanted.values)
@@ -235,7 +245,7 @@ class Iteration:
             progress.level = max(self.rounding.at(self.multiplied, leading, progress.norm), rounded)
             check_symmetric(self.basis.asymmetry, progress.norm, progress.level, self.basis)
 
-    def _report(self, wanted: Ritz, errors: NDArray[np.float64], converged: NDArray[np.bool_]) -> None:
+    def _note(self, wanted: Ritz, errors: NDArray[np.float64], converged: NDArray[np.bool_]) -> None:
         progress = self.progress
         progress.products, progress.seconds = self.monitor.products, self.monitor.sitting.seconds
         relative = errors / progress.norm if progress.norm > 0 else errors
@@ -244,8 +254,8 @@ class Iteration:
             progress.history.pop()  # a finished solve was resumed: the same look
         progress.history.append([progress.products, count, float(relative.max(initial=0.0))])
         phase = "verifying" if progress.verifying else "float64" if progress.in_float64 else "solving"
-        self.monitor.report(
-            SolveStatus(progress.products, count, self.plan.k, wanted.values, relative, progress.seconds, phase)
+        self._status = SolveStatus(
+            progress.products, count, self.plan.k, wanted.values, relative, progress.seconds, phase
         )
 
     def _stalls(self, errors: NDArray[np.float64]) -> bool:

@@ -1,7 +1,6 @@
 """Eigenpairs of Df on (θ, v) from those of H: two eigenvalues μ over each h, their vectors (x, cx)."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._sitting import BY_HAND, Stop
+from jvp_ops._sitting import BY_HAND, Sitting, Stop
 from jvp_ops.eigen._certify import Cluster
 from jvp_ops.eigen._iterate import columns_of
 from jvp_ops.eigen._request import BLOCK, DENSE_ORDER, Request
@@ -59,8 +58,9 @@ class _Ends:
     coupling: Coupling
     base: TensorOperator
     request: Request
-    parts: dict[str, Eigenpairs]
-    deadline: float | None
+    sitting: Sitting
+    before: int
+    parts: dict[str, Eigenpairs] = field(default_factory=dict)
 
     def ask(self, end: str, count: int, start: Tensor | None, **loosely: Any) -> bool:
         """Solve one end for so many, from what is known of it; False where the budget forbids it."""
@@ -69,13 +69,10 @@ class _Ends:
             return True
         budget: dict[str, Any] = dict(loosely)
         if self.request.max_products is not None:
-            budget["max_products"] = self.request.max_products - sum(part.products for part in self.parts.values())
-        if self.deadline is not None:
-            budget["max_seconds"] = max(0.0, self.deadline - time.perf_counter())
+            budget["max_products"] = self.request.max_products - (self.base.products - self.before)
         known = self.parts[end].vectors if end in self.parts else start
         least = max(self.request.block or BLOCK, 0 if known is None else known.shape[1])
-        spent = budget.get("max_products", least) < least or budget.get("max_seconds", 1.0) <= 0
-        if self.parts and (spent or any(part.stopped in BY_HAND for part in self.parts.values())):
+        if self.parts and (budget.get("max_products", least) < least or self.sitting.obstacle()):
             return False
         self.parts[end] = self.solve(end, replace(self.request, k=count, method="lanczos", start=known, **budget))
         return True
@@ -83,14 +80,16 @@ class _Ends:
     def solve(self, end: str, request: Request) -> Eigenpairs:
         """Solve H itself for one end."""
         asked = replace(request, which=end, condition=False, prove_complete=False)
-        return solve(self.base, asked.checked(self.base), Target(end))
+        return solve(self.base, asked.checked(self.base), Target(end), self.sitting)
 
     def values(self, end: str) -> Floats:
         """Give what is known of one end, best first."""
         return np.asarray(self.parts[end].values)
 
 
-def phase_space_pairs(operator: TensorOperator, request: Request, *, iterate: bool) -> Eigenpairs | None:
+def phase_space_pairs(
+    operator: TensorOperator, request: Request, sitting: Sitting, *, iterate: bool
+) -> Eigenpairs | None:
     """Find the k best eigenpairs of Df by way of H's; None where no end of H's spectrum can give them.
 
     Parameters
@@ -99,16 +98,16 @@ def phase_space_pairs(operator: TensorOperator, request: Request, *, iterate: bo
         With a `phase_space`.
     request : Request
         Checked. Of its `start`, the θ parts serve; its budgets are of all solves of H together.
+    sitting : Sitting
+        Of all of them.
     iterate : bool
         Whether an option was given that only an iteration has, so that LAPACK must not serve.
     """
     assert operator.phase_space is not None
-    began = time.perf_counter()
     coupling, base = operator.phase_space.coupling, operator.phase_space.base
     p, before = base.shape[0], base.products
     given = None if request.start is None else columns_of(operator, request.start, "start")[:p]
-    deadline = None if request.max_seconds is None else began + request.max_seconds
-    ends, notes = _Ends(coupling, base, request, {}, deadline), list[str]()
+    ends, notes, cut = _Ends(coupling, base, request, sitting, before), list[str](), None
     if iterate and request.k >= p:
         return None
     try:
@@ -119,7 +118,9 @@ def phase_space_pairs(operator: TensorOperator, request: Request, *, iterate: bo
             if not _solve_interior(ends, request.k, given):
                 return None
         elif not _solve_ends(ends, request, given):
-            notes.append("the budget ran out before both ends of H's spectrum were seen: better ones may be missed")
+            cut = sitting.obstacle() or Stop.MAX_PRODUCTS
+            why = f"{sitting.words(cut)} stopped the solve" if cut in BY_HAND else "the budget ran out"
+            notes.append(f"{why} before both ends of H's spectrum were seen: better ones may be missed")
     except NonFiniteError as error:
         error.partial = None  # it would be of H
         raise
@@ -158,8 +159,8 @@ def phase_space_pairs(operator: TensorOperator, request: Request, *, iterate: bo
         products=base.products - before + (_real_count(values) if used is operator else 0),
         float64_products=sum(part.float64_products for part in parts)
         + (0 if used is operator else _real_count(values)),
-        seconds=time.perf_counter() - began,
-        stopped=next((part.stopped for part in parts if part.stopped != Stop.CONVERGED), Stop.CONVERGED),
+        seconds=sitting.seconds,
+        stopped=cut or next((part.stopped for part in parts if part.stopped != Stop.CONVERGED), Stop.CONVERGED),
         complete=all(part.complete for part in parts),
         condition=coupling.condition(h, values),
         clusters=clusters,

@@ -47,7 +47,8 @@ class Eigenpairs(Result):
     stopped : Stop
         ``converged``; ``rounding`` (no further in this dtype); ``stagnation`` (residuals that
         wander without shrinking, as of very ill-conditioned eigenvalues); or what ran out: ``max_products``,
-        ``max_seconds``, ``cancelled``, ``restarts`` (ARPACK's). ``failed`` of the partial result of an error.
+        ``max_seconds``, ``restarts`` (ARPACK's); ``cancelled`` (the callback), ``interrupted`` (Ctrl-C), of the proof
+        or the left eigenvectors too where they were asked for. ``failed`` of the partial result of an error.
     complete : bool
         Whether it is proved, by inertia or by LAPACK on the whole matrix, that the j-th best eigenvalue lies in the
         j-th interval for every j. False says that it is not proved, not that one was missed.

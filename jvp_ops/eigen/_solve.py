@@ -1,10 +1,10 @@
 """One solve of one operator: find a basis of what is asked for, and certify it with the operator itself."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from jvp_ops.eigen._iteration import Iteration
 from jvp_ops.eigen._monitor import Monitor
 from jvp_ops.eigen._outcome import are_converged, notes_on, outcome
 from jvp_ops.eigen._proof import Proof, prove
-from jvp_ops.eigen._request import Request
+from jvp_ops.eigen._request import BLOCK, Request
 from jvp_ops.eigen._result import Eigenpairs
 from jvp_ops.eigen._rounding import Rounding
 from jvp_ops.eigen._size import Size, plan_of, size_of
@@ -34,17 +34,23 @@ from jvp_ops.errors import ConvergenceError, InputError, JvpOpsError, NonFiniteE
 from jvp_ops.krylov import BlockBasis, TwoSidedBasis, inner, small
 from jvp_ops.operators import TensorOperator
 
+PROBE = 1e5  # units of the last place that a product may differ by, of a vector that A shortens
 
-def solve(operator: TensorOperator, request: Request, target: Target) -> Eigenpairs:
+
+def solve(operator: TensorOperator, request: Request, target: Target, sitting: Sitting) -> Eigenpairs:
     """Find what a checked request asks for; `target` says which, of this operator or of one around it."""
-    began, before, random = time.perf_counter(), operator.products, generator(request.rng)
+    before, random = operator.products, generator(request.rng)
     rounding = Rounding.unmeasured(operator, float64=request.float64)
-    with sitting_of(request, f"eigenpairs {request.which}") as sitting:
-        monitor = Monitor(sitting, request.max_products)
-        found = find(rounding, request, target, random, monitor)
-        left = _left_basis(rounding, request, target, random, monitor, found) if request.condition else None
+    monitor = Monitor(sitting, request.max_products)
+    found, left = find(rounding, request, target, random, monitor), None
+    if request.condition:
+        left, stopped = _left_basis(rounding, request, target, random, monitor, found)
+        if stopped not in (Stop.CONVERGED, Stop.ROUNDING):
+            found = replace(found, stopped=stopped)
     certified = certify(rounding.with_norm(found.progress.norm), found.basis, target, request.k, left=left)
     proof = _proof(certified, request, rounding, target) if request.prove_complete else Proof()
+    if request.prove_complete and not proof.complete and sitting.obstacle() == Stop.INTERRUPTED:
+        found = replace(found, stopped=Stop.INTERRUPTED)
     result = outcome(certified, request, found, rounding, proof)
     notes = notes_on(result, found, rounding, proof if request.prove_complete else None, monitor)
     if request.condition and left is None:
@@ -58,7 +64,7 @@ def solve(operator: TensorOperator, request: Request, target: Target) -> Eigenpa
         provenance=operator.identity(),
         products=operator.products - before,
         float64_products=0 if rounding.exact is None else rounding.exact.products,
-        seconds=time.perf_counter() - began,
+        seconds=sitting.seconds,
     )
 
 
@@ -96,7 +102,7 @@ def find(
 ) -> Found:
     """Run the solver that was chosen; what it finds is not certified yet."""
     if request.method == "dense":
-        return by_lapack(rounding, request, target)
+        return by_lapack(rounding, request, target, monitor)
     if request.method == "scipy":
         return by_arpack(rounding, request, target, rng, monitor)
     return iterated(rounding, request, target, rng, monitor, two_sided=False)
@@ -113,36 +119,37 @@ def iterated(
 ) -> Found:
     """Iterate for eigenvalues of a square operator, or on two sides for singular values of one with n ≤ m columns."""
     operator = rounding.operator
-    given = [None if x is None else columns_of(operator, x, "start") for x in (request.start,)]
-    given.append(None if request.deflate is None else columns_of(operator, request.deflate, "deflate"))
+    start = None if request.start is None else columns_of(operator, request.start, "start")
+    known = None if request.deflate is None else columns_of(operator, request.deflate, "deflate")
     size = size_of(
         operator,
         request.k,
         block=request.block,
-        start=0 if given[0] is None else given[0].shape[1],
-        deflated=0 if given[1] is None else given[1].shape[1],
+        start=0 if start is None else start.shape[1],
+        deflated=0 if known is None else known.shape[1],
         basis_dtype=request.basis_dtype,
         max_memory=request.max_memory,
         two_sided=two_sided,
     )
     plan = plan_of(request, target, size, verify=request.verify is not False, refine=rounding.exact is not None)
-    deflated = deflated_basis(given[1], size.dtype)
+    deflated = deflated_basis(known, size.dtype)
     if deflated is not None:
         check_deflated(operator, deflated, rng)
     seed = rng.bit_generator.state
 
     def identity() -> dict[str, Any]:
         analysis = "svd" if two_sided else "eigenpairs"
-        return request_identity(analysis, operator, plan, size.dtype, given[0], deflated, seed)
+        return request_identity(analysis, operator, plan, size.dtype, start, deflated, seed)
 
+    eps = torch.finfo(operator.torch_dtype).eps
     monitor.sitting.checkpoint = Checkpoint.at(
         request.checkpoint,
         resume=request.resume,
         identity=identity,
         probe=operator.probe,
-        dtype=operator.torch_dtype,
+        close=min(eps**0.5, PROBE * eps),
     )
-    first = start_block(operator, given[0], size.block, rng)
+    first = start_block(operator, start, size.block, rng)
     basis = _empty_basis(operator, size, rng, deflated, two_sided=two_sided)
     least = basis.cost * max(size.block, first.shape[1])
     if monitor.max_products is not None and monitor.max_products < least:
@@ -150,8 +157,10 @@ def iterated(
     try:
         found = iterate(Iteration(operator, rounding, plan, basis, first, monitor))
     except NonFiniteError as error:
-        error.partial = _partial(error, rounding, request, target)
+        error.partial = None if two_sided else _partial(error, rounding, request, target)
         raise
+    if found.basis.shape[1] == 0 and found.stopped == Stop.INTERRUPTED:
+        raise KeyboardInterrupt  # there is nothing to give back yet
     if found.basis.shape[1] == 0:
         raise ConvergenceError(f"the solve was stopped ({found.stopped}) before its first product")
     return found
@@ -181,24 +190,26 @@ def _left_basis(
     rng: np.random.Generator,
     monitor: Monitor,
     right: Found,
-) -> Tensor | None:
-    """Find the left invariant subspace of the eigenvalues found, that of the transpose; None if it fails."""
+) -> tuple[Tensor | None, Stop]:
+    """Find the left invariant subspace of the eigenvalues found, that of the transpose; None if it fails; and how."""
     if request.method == "dense":
-        return by_lapack(rounding, request, target, transposed=True).basis
+        return by_lapack(rounding, request, target, monitor, transposed=True).basis, Stop.CONVERGED
     transposed = replace(
         rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else rounding.exact.T
     )
     try:
         left = find(transposed, replace(request, start=None, checkpoint=None, resume=False), target, rng, monitor)
     except ConvergenceError:
-        return None
+        return None, monitor.obstacle(request.block or BLOCK) or Stop.CONVERGED
+    except KeyboardInterrupt:
+        return None, Stop.INTERRUPTED
     known = [np.linalg.eigvals(small(inner(part.basis, _image(part)))) for part in (right, left)]
     if left.stopped not in (Stop.CONVERGED, Stop.ROUNDING) or len(known[0]) != len(known[1]):
-        return None
+        return None, left.stopped
     distances = np.abs(known[0][:, None] - known[1])
     apart = float(distances[linear_sum_assignment(distances)].max())
     allowed = max(float(np.sqrt(max(right.reach, left.reach))), 1e-3) * right.progress.norm
-    return left.basis if apart <= allowed else None
+    return left.basis if apart <= allowed else None, left.stopped
 
 
 def _image(found: Found) -> Tensor:

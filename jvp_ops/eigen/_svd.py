@@ -1,6 +1,5 @@
 """`svd`: singular values and both vectors, certified by the products of A and of its transpose."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from jvp_ops._memory import free_bytes, require
 from jvp_ops._random import Rng, generator
-from jvp_ops._sitting import BY_HAND, Stop
+from jvp_ops._sitting import BY_HAND, Sitting, Stop
 from jvp_ops.eigen._certify import grouped_bounds, product_errors
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._request import Request
@@ -105,7 +104,7 @@ def svd(
     >>> found.values.tolist(), found.left[:, 0].abs().tolist(), found.complete
     ([3.0], [1.0, 0.0, 0.0], True)
     """
-    began, A = time.perf_counter(), as_operator(operator)
+    A = as_operator(operator)
     request = Request(
         k,
         "LA",
@@ -128,8 +127,11 @@ def svd(
     tall = scaled if A.shape[0] >= A.shape[1] else scaled.T
     request = _checked(request, tall, which)
     rounding = Rounding.unmeasured(tall, float64=float64)
-    basis = _by_lapack(rounding, request) if request.method == "dense" else _by_iteration(rounding, request)
-    found = _certified(rounding.with_norm(basis.norm), basis.right, basis.left, request)
+    with sitting_of(request, f"svd {which}") as sitting:
+        basis = (
+            _by_lapack(rounding, request) if request.method == "dense" else _by_iteration(rounding, request, sitting)
+        )
+        found = _certified(rounding.with_norm(basis.norm), basis.right, basis.left, request)
     exact = rounding.exact
     left, right = (found.left, found.right) if tall is scaled else (found.right, found.left)
     converged = found.residuals + found.errors <= request.tol * found.norm
@@ -149,12 +151,12 @@ def svd(
         norm=found.norm / unit,
         products=A.products - before + (0 if unit == 1 else scaled.products),
         float64_products=0 if exact is None else exact.products,
-        seconds=time.perf_counter() - began,
+        seconds=sitting.seconds,
         stopped=stopped,
         complete=request.method == "dense",
         row_parameters=A.rows,
         column_parameters=A.columns,
-        notes=(*A.linear.notes, *_notes(stopped, converged, request.tol, rounding), *basis.notes),
+        notes=(*A.linear.notes, *_notes(stopped, converged, request.tol, rounding), *sitting.notes),
         provenance=A.identity(),
     )
 
@@ -167,7 +169,6 @@ class _Basis:
     left: Tensor
     stopped: Stop
     norm: float
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,13 +203,12 @@ def _by_lapack(rounding: Rounding, request: Request) -> _Basis:
     return _Basis(right, left, Stop.CONVERGED, float(sigma[0]))
 
 
-def _by_iteration(rounding: Rounding, request: Request) -> _Basis:
+def _by_iteration(rounding: Rounding, request: Request, sitting: Sitting) -> _Basis:
     """Iterate on both sides, in products with A and with its transpose."""
-    with sitting_of(request, f"svd {request.which}") as sitting:
-        monitor, target = Monitor(sitting, request.max_products), Target(request.which)
-        found = iterated(rounding, request, target, generator(request.rng), monitor, two_sided=True)
+    monitor, target = Monitor(sitting, request.max_products), Target(request.which)
+    found = iterated(rounding, request, target, generator(request.rng), monitor, two_sided=True)
     assert found.left is not None  # of an iteration on two sides, always
-    return _Basis(found.basis, found.left, found.stopped, found.progress.norm, sitting.notes)
+    return _Basis(found.basis, found.left, found.stopped, found.progress.norm)
 
 
 def _unit(A: TensorOperator) -> float:
@@ -252,9 +252,10 @@ def _certified(rounding: Rounding, V: Tensor, U: Tensor, request: Request) -> _C
 
 def _notes(stopped: Stop, converged: Any, tol: float, rounding: Rounding) -> list[str]:
     notes = []
+    by = "Ctrl-C" if stopped == Stop.INTERRUPTED else stopped
     if stopped in (Stop.MAX_PRODUCTS, Stop.MAX_SECONDS, *BY_HAND):
         notes.append(
-            f"stopped by {stopped}: {int(converged.sum())} of {len(converged)} triplets converged; the intervals hold "
+            f"stopped by {by}: {int(converged.sum())} of {len(converged)} triplets converged; the intervals hold "
             "for all that are listed, but they need not be the outermost"
         )
     elif stopped == Stop.STAGNATION:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jvp_ops._random import normal
@@ -52,13 +53,22 @@ def independent(block: Tensor, against: tuple[Tensor, ...]) -> Tensor:
         if parts.shape[1] == 0:
             break
         found = torch.cat([found, parts], dim=1)
-    return _parted(_projected_out(found, against), INDEPENDENT)[0]
+    found = _projected_out(found, against)
+    lengths, turn = _principal(found)
+    clear = lengths > INDEPENDENT
+    straight = turn[:, clear] / lengths[clear]
+    return found @ placed(straight @ turn.T if clear.all() else straight, found)  # (VᵀV)^(-1/2) keeps their order
+
+
+def _principal(block: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the lengths of a block's principal directions, longest first, and the turn to them."""
+    squares, turn = torch.linalg.eigh(torch.from_numpy(small(inner(block, block))))
+    return squares.clamp_min(0).sqrt().flip(0).numpy(), turn.flip(1).numpy()
 
 
 def _parted(block: Tensor, least: float) -> tuple[Tensor, Tensor]:
     """Turn a block to its principal directions: unit ones of those that its Gram matrix tells, and the shorter ones."""
-    squares, turn = torch.linalg.eigh(torch.from_numpy(small(inner(block, block))))
-    lengths, turn = squares.clamp_min(0).sqrt().flip(0).numpy(), turn.flip(1).numpy()
+    lengths, turn = _principal(block)
     told = CLEAR * np.sqrt(torch.finfo(block.dtype).eps) * lengths.max(initial=0.0)
     clear = lengths > max(least, told)
     return block @ placed(turn[:, clear] / lengths[clear], block), block @ placed(turn[:, ~clear], block)

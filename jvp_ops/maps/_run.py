@@ -1,13 +1,13 @@
 """Repeating a map."""
 
 from collections.abc import Callable
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from jvp_ops._checks import whole_number
 from jvp_ops._sitting import Sitting
-from jvp_ops.errors import InputError, NonFiniteError
+from jvp_ops.errors import NonFiniteError
 
 
 def run(
@@ -20,9 +20,8 @@ def run(
     callback: Callable[[int, Tensor], object] | None,
 ) -> Tensor:
     """Apply `step` so many times; see the maps' ``run``."""
-    for name, count in (("steps", steps), ("first", first)):
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
-            raise InputError(f"{name} must be an integer of at least 0, not {count!r}")
+    whole_number(steps, "steps")
+    whole_number(first, "first")
     with Sitting("training", unit="step", total=steps, progress=progress, callback=callback) as sitting:
         for number in range(1, steps + 1):
             state = step(state, first + number - 1)

@@ -32,6 +32,10 @@ def prepare_checkpoint(path: str | Path | None, *, resume: bool) -> bool:
     InputError
         `resume` without a path; a file that is there without `resume`; a place that cannot be written.
     """
+    if not isinstance(resume, bool):
+        raise InputError(f"resume must be True or False, not {resume!r}")
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise InputError(f"checkpoint must be the path of a file, not {path!r}")
     if path is None:
         if resume:
             raise InputError("to resume is to go on from a checkpoint, but no checkpoint was named")
@@ -51,7 +55,12 @@ def prepare_checkpoint(path: str | Path | None, *, resume: bool) -> bool:
 
 
 def save_checkpoint(
-    path: str | Path, arrays: Mapping[str, NDArray[Any]], record: Mapping[str, Any], identity: Mapping[str, Any]
+    path: str | Path,
+    arrays: Mapping[str, NDArray[Any]],
+    record: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    *,
+    new: bool = False,
 ) -> Path:
     """Write a checkpoint, over an older one; a reader sees the old or the new one, never a part.
 
@@ -65,11 +74,13 @@ def save_checkpoint(
         JSON-able figures, the state of a random generator for one.
     identity : mapping
         JSON-able: all that the computation depends on. `load_checkpoint` refuses a file with another one.
+    new : bool
+        Refuse to write over a file: another run made it since this one began.
 
     Raises
     ------
     InputError
-        The file cannot be written, or an array holds Python objects.
+        The file cannot be written, is there where it must not be, or an array holds Python objects.
     """
     target = Path(path)
     plain = {name: np.asarray(array) for name, array in arrays.items()}
@@ -80,7 +91,11 @@ def save_checkpoint(
     header["sha256"] = _sha256(plain, text)
     encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     try:
-        _write_whole(target, {_HEADER: encoded, **{_PREFIX + name: array for name, array in plain.items()}})
+        _write_whole(target, {_HEADER: encoded, **{_PREFIX + name: array for name, array in plain.items()}}, new=new)
+    except FileExistsError:
+        raise InputError(
+            f"cannot write the checkpoint {target}: another run, begun meanwhile, made it; name one file for each run"
+        ) from None
     except OSError as error:
         raise _unwritable(target, error) from None
     return target
@@ -153,7 +168,7 @@ def _sha256(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
     return digest.hexdigest()
 
 
-def _write_whole(target: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _write_whole(target: Path, arrays: Mapping[str, NDArray[Any]], *, new: bool) -> None:
     """Write under a temporary name, array by array, make sure that it is on the disk, then rename."""
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
@@ -165,7 +180,11 @@ def _write_whole(target: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        os.replace(name, target)
+        if new:
+            os.link(name, target)  # which fails where there is one
+            os.unlink(name)
+        else:
+            os.replace(name, target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

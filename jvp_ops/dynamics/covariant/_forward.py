@@ -88,10 +88,11 @@ class Forward:
         self.at = t + 1, frame.vectors, self.random.bit_generator.state
         return Stop.FINISHED if t + 1 == self.orbit.steps else None
 
-    def _back(self) -> None:
+    def _back(self) -> bool:
         """Forget what a step that was not finished left."""
         del self.triangles[max(self.at[0] - self.start, 0) :]
         self.random.bit_generator.state = self.at[2]
+        return True
 
     def _snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         t, Q, state = self.at

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from torch import Tensor
 
-from jvp_ops._checks import time_budget
+from jvp_ops._checks import time_budget, whole_number
 from jvp_ops._memory import require, resolve_budget
 from jvp_ops._random import Rng, generator
 from jvp_ops._sitting import Checkpoint, Sitting, Stop
 from jvp_ops.dynamics._batch_means import batch_errors
 from jvp_ops.dynamics._frame import Triangle, check_count, check_frame
-from jvp_ops.dynamics._orbit import Orbit, check_orbit, probe
+from jvp_ops.dynamics._orbit import Orbit, check_orbit, probe, rounding_of
 from jvp_ops.dynamics.covariant._forward import Forward
 from jvp_ops.dynamics.covariant._result import CovariantVectors
 from jvp_ops.errors import InputError
@@ -127,7 +127,7 @@ def covariant_vectors(
         resume=resume,
         identity=lambda: {**request, "at": asked, "start": sha256_of(Q)},
         probe=lambda: probe(orbit.map, orbit[0], orbit.first, Q.to(orbit.dtype)),
-        dtype=orbit.dtype,
+        close=rounding_of(orbit.dtype),
     )
     forward = Forward(orbit, Q, start, asked, random, sitting)
     forward.run()
@@ -165,8 +165,7 @@ def _window(steps: int, forward: int | None, backward: int | None) -> tuple[int,
     """Find the steps between the transients."""
     given = [steps // 4 if value is None else value for value in (forward, backward)]
     for name, value in zip(("forward_transient", "backward_transient"), given, strict=True):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-            raise InputError(f"{name} must be an integer of at least 0, not {value!r}")
+        whole_number(value, name)
     start, stop = int(given[0]), steps - int(given[1])
     if start >= stop:
         raise InputError(

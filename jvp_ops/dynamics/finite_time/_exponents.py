@@ -1,7 +1,6 @@
 """`finite_time_exponents`: the true singular values of the product of Jacobians over a window."""
 
 from collections.abc import Callable
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._checks import finite_number, positive_int, time_budget
+from jvp_ops._checks import finite_number, positive_int, time_budget, whole_number
 from jvp_ops._random import Rng, generator
 from jvp_ops._sitting import Checkpoint, Sitting, Stop
 from jvp_ops.dynamics._frame import SAFE_SPREAD, check_frame, check_range, require_frame
-from jvp_ops.dynamics._orbit import Orbit, check_orbit, probe
+from jvp_ops.dynamics._orbit import Orbit, check_orbit, probe, rounding_of
 from jvp_ops.dynamics.finite_time._result import FiniteTimeExponents
 from jvp_ops.dynamics.finite_time._search import MILD_BLOCKS, Search
-from jvp_ops.errors import InputError
 from jvp_ops.store import sha256_of
 
 Floats = NDArray[np.float64]
@@ -124,9 +122,7 @@ def finite_time_exponents(
     k = begin.shape[1]
     limit = _TOL[orbit.dtype] if tol is None else finite_number(tol, "tol", least=0)
     positive_int(max_iterations, "max_iterations")
-    if isinstance(oversampling, bool) or not isinstance(oversampling, Integral) or oversampling < 0:
-        raise InputError(f"oversampling must be an integer of at least 0, not {oversampling!r}")
-    block = min(n, k + int(oversampling))
+    block = min(n, k + whole_number(oversampling, "oversampling"))
     require_frame(n, min(n, MILD_BLOCKS * block), orbit.device)
     window = range(start, stop)
     sitting = Sitting(
@@ -139,12 +135,11 @@ def finite_time_exponents(
         resume=resume,
         identity=lambda: {**request, **begun},
         probe=lambda: probe(orbit.map, orbit[start], orbit.first + start, begin.to(orbit.dtype)),
-        dtype=orbit.dtype,
+        close=rounding_of(orbit.dtype),
     )
     search = Search(orbit, window, begin, block, random, sitting, limit=limit, most=int(max_iterations))
     stopped, found = search.run(), search.at.found
-    if found is None:
-        raise KeyboardInterrupt  # there is nothing to give back yet
+    assert found is not None  # one pair of sweeps, at least
     residuals = found.residuals[:k]
     with np.errstate(divide="ignore"):
         bounds = -np.log1p(-np.minimum(residuals, 1.0)) / (2 * len(window))

@@ -69,7 +69,7 @@ class Search:
         if kept := self.sitting.resume():
             self._restore(*kept)
         with self.sitting:
-            return self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: None)
+            return self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: self.at.found is not None)
 
     def _advance(self) -> Stop | None:
         if stop := self._settled():

@@ -158,10 +158,11 @@ class Measurement:
             pace = replace(pace, singular=-1)  # what the transient met does not bear on the exponents
         self.at = _Boundary(self.system.position(), pace, len(self.intervals) if settling <= 0 else 0)
 
-    def _back(self) -> None:
+    def _back(self) -> bool:
         """Forget what came after the last boundary."""
         self.system.return_to(self.at.position)
         del self.growth[self.at.stretches :], self.intervals[self.at.stretches :]
+        return True
 
 
 def _diverges(system: TangentSystem) -> bool:

@@ -1,7 +1,6 @@
 """`lyapunov_spectrum`: mean growth along an orbit by repeated QR decomposition."""
 
 from collections.abc import Callable
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jvp_ops._checks import positive_int, time_budget
+from jvp_ops._checks import positive_int, time_budget, whole_number
 from jvp_ops._random import Rng
 from jvp_ops._sitting import Checkpoint, Sitting
-from jvp_ops.dynamics._orbit import probe, run_identity
+from jvp_ops.dynamics._orbit import probe, rounding_of, run_identity
 from jvp_ops.dynamics._tangent import TangentSystem
 from jvp_ops.dynamics.lyapunov._measurement import Measurement
 from jvp_ops.dynamics.lyapunov._pace import Pace
 from jvp_ops.dynamics.lyapunov._result import LyapunovSpectrum
-from jvp_ops.errors import InputError
 from jvp_ops.store import sha256_of
 
 if TYPE_CHECKING:
@@ -129,8 +127,7 @@ def lyapunov_spectrum(
     -1.203973
     """
     positive_int(steps, "steps")
-    if isinstance(transient, bool) or not isinstance(transient, Integral) or transient < 0:
-        raise InputError(f"transient must be an integer of at least 0, not {transient!r}")
+    whole_number(transient, "transient")
     sitting = Sitting(
         "exponents",
         unit="step",
@@ -152,7 +149,7 @@ def lyapunov_spectrum(
         resume=resume,
         identity=lambda: identity,
         probe=lambda: probe(f, system.state, system.number, system.vectors),
-        dtype=f.dtype,
+        close=rounding_of(f.dtype),
     )
     random = not isinstance(k, Tensor)
     return Measurement(system, int(steps), int(transient), pace, sitting, identity=identity, at_random=random).run()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from jvp_ops._checks import finite_number, positive_int, time_budget
+from jvp_ops._checks import finite_number, positive_int, time_budget, whole_number
 from jvp_ops._random import Rng, generator
 from jvp_ops._sitting import BY_HAND, Checkpoint, Sitting, Stop
 from jvp_ops.dynamics._frame import optimizer_under
-from jvp_ops.dynamics._orbit import probe, run_identity
+from jvp_ops.dynamics._orbit import probe, rounding_of, run_identity
 from jvp_ops.dynamics.tracking._result import Tracking
 from jvp_ops.eigen import eigenpairs
-from jvp_ops.errors import ConvergenceError, InputError, NonFiniteError
+from jvp_ops.errors import InputError, NonFiniteError
 from jvp_ops.losses import point_at
 
 ENDS = ("LA", "SA", "LM", "BE")
@@ -136,8 +135,7 @@ def track_eigenpairs(
     optimizer = optimizer_under(f)
     for name, value in (("steps", steps), ("every", every), ("verify_every", verify_every)):
         positive_int(value, name)
-    if isinstance(first, bool) or not isinstance(first, Integral) or first < 0:
-        raise InputError(f"first must be an integer of at least 0, not {first!r}")
+    whole_number(first, "first")
     size = optimizer.loss.parameters.size
     if positive_int(k, "k") >= size:
         raise InputError(f"k must be less than the {size} parameters, not {k}")
@@ -166,7 +164,7 @@ def track_eigenpairs(
         resume=resume,
         identity=lambda: identity,
         probe=lambda: probe(f, state, int(first), state[:, None]),
-        dtype=f.dtype,
+        close=rounding_of(f.dtype),
     )
     return _Tracker(f, optimizer, state, request, identity, sitting).run()
 
@@ -208,7 +206,7 @@ class _Tracker:
         try:
             with self.sitting:
                 self.sitting.advance(self.done)
-                stop = self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: None)
+                stop = self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: True)
         except NonFiniteError as error:
             error.partial = self.result(Stop.FAILED) if self.table else None
             raise
@@ -266,9 +264,7 @@ class _Tracker:
                 start=start,
                 rng=np.random.default_rng([request["seed"], len(self.table)]),
             )
-        except ConvergenceError:  # there was no product before the interruption
-            if not self.table:
-                raise
+        except KeyboardInterrupt:  # before the first product
             return False
         if pairs.stopped in BY_HAND:
             return False
