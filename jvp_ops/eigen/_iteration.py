@@ -104,7 +104,7 @@ class Iteration:
         self.block = basis.orthonormal(start, max(plan.block, start.shape[1]))
         self.progress = Progress()
         self.settled: NDArray[Any] = np.zeros(0)
-        self._status: SolveStatus | None = None  # of the last look at the Ritz values, until it is reported
+        self._looks: list[SolveStatus] = []  # at the Ritz values, until they are reported
         self._whole = True
 
     @property
@@ -138,10 +138,10 @@ class Iteration:
 
     def _advance(self) -> Stop | None:
         self._whole = False
-        stop, status = self._step(), self._status
-        self._whole, self._status = True, None
-        if status is not None:
-            self.monitor.report(status)  # whatever the callback does, it meets a whole state
+        stop, looks = self._step(), self._looks
+        self._whole, self._looks = True, []
+        for status in looks:  # whatever the callback does, it meets a whole state
+            self.monitor.report(status)
         return stop
 
     def _step(self) -> Stop | None:
@@ -254,9 +254,8 @@ class Iteration:
             progress.history.pop()  # a finished solve was resumed: the same look
         progress.history.append([progress.products, count, float(relative.max(initial=0.0))])
         phase = "verifying" if progress.verifying else "float64" if progress.in_float64 else "solving"
-        self._status = SolveStatus(
-            progress.products, count, self.plan.k, wanted.values, relative, progress.seconds, phase
-        )
+        status = SolveStatus(progress.products, count, self.plan.k, wanted.values, relative, progress.seconds, phase)
+        self._looks.append(status)
 
     def _stalls(self, errors: NDArray[np.float64]) -> bool:
         """Notice residuals that rounding keeps from shrinking, near the level that was measured at one vector."""
