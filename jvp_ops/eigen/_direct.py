@@ -14,24 +14,35 @@ from jvp_ops.eigen._request import Request
 from jvp_ops.eigen._rounding import Rounding, probe_symmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError
-from jvp_ops.krylov import orthonormal, ritz
+from jvp_ops.krylov import left_basis, orthonormal, ritz, schur
 from jvp_ops.operators import TensorOperator
 
 
-def by_lapack(
-    rounding: Rounding, request: Request, target: Target, monitor: Monitor, *, transposed: bool = False
-) -> Found:
-    """Solve the dense matrix in float64: no eigenvalue of it is missed."""
+def by_lapack(rounding: Rounding, request: Request, target: Target, monitor: Monitor) -> Found:
+    """Solve the dense matrix in float64: no eigenvalue of it is missed, and its norm is that of all of it."""
     operator: TensorOperator = rounding.exact or rounding.operator
     n = operator.shape[0]
     what, remedy = f"all eigenvectors of order {n}", "use method='lanczos' or 'krylov-schur' with a smaller k"
     require((6 if operator.symmetric else 12) * n * n * 8, free_bytes(operator.device), what, remedy)
     matrix = operator.dense().double().cpu().numpy()
-    probe_symmetry(operator, float(np.abs(matrix).sum(axis=0).max()), 0.0, np.random.default_rng(0))
-    schur = ritz(matrix.T if transposed else matrix, target.ranking, operator.symmetric, request.k)
+    p = request.k
+    if operator.symmetric:
+        whole = ritz(matrix, target.ranking, True, n)
+        norm = float(np.abs(whole.values).max())
+    else:
+        whole = schur(matrix, target.ranking, p)
+        norm = float(torch.linalg.matrix_norm(torch.from_numpy(matrix), 2))
+        p += whole.splits_pair(p)
     monitor.sitting.check()
-    basis = torch.from_numpy(np.ascontiguousarray(schur.Q)).to(operator.device)
-    return Found(basis, Stop.CONVERGED, Progress(), request.tol)
+    leading = np.abs(whole.values).argmax() if operator.symmetric else 0
+    basis, x = (torch.from_numpy(np.ascontiguousarray(whole.Q[:, chosen])) for chosen in (slice(p), [leading]))
+    level = rounding.at(operator, x.to(operator.device), norm)
+    probe_symmetry(operator, norm, level, np.random.default_rng(0))
+    left = None
+    if request.condition:
+        left = torch.from_numpy(left_basis(whole, p)).to(operator.device)
+    progress = Progress(norm=norm, level=level)
+    return Found(basis.to(operator.device), Stop.CONVERGED, progress, request.tol, left=left)
 
 
 def by_arpack(

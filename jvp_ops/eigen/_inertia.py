@@ -13,6 +13,7 @@ from jvp_ops._memory import free_bytes, require
 from jvp_ops.errors import InputError, NonFiniteError
 
 ROWS = 512
+STEPS = 3  # of inverse iteration: an eigenvalue that matters is far below the rest, or not decided in any case
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Inertia:
     above, below : int
         Eigenvalues above and below the shift.
     undecided : int
-        Pivots too near zero for rounding to tell: where this is not 0, choose another shift.
+        Eigenvalues too near the shift for rounding to tell: where this is not 0, choose another shift.
     """
 
     shift: float
@@ -62,7 +63,8 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0, *, overwr
     Notes
     -----
     The computed L and D are exact for a matrix within about n·ε·‖A‖₁ of A − σI, ε of the matrix's own dtype, whose
-    entries are no more exact than that. `undecided` counts the pivots that small.
+    entries are no more exact than that. `undecided` counts the pivots that small; and since an eigenvalue that small
+    need not make a small pivot, those that inverse iteration with the factors finds.
 
     References
     ----------
@@ -96,7 +98,28 @@ def inertia(matrix: Tensor | NDArray[np.floating], shift: float = 0.0, *, overwr
     values = _pivot_eigenvalues(factor, pivots)
     least = n * last_place * size
     above, below = int((values > least).sum()), int((values < -least).sum())
+    if above + below == n:
+        near = _least_eigenvalues(factor, pivots, least)
+        above, below = above - int((near > 0).sum()), below - int((near < 0).sum())
     return Inertia(sigma, above, below, n - above - below)
+
+
+def _least_eigenvalues(factor: NDArray[np.float64], pivots: NDArray[np.int32], least: float) -> NDArray[np.float64]:
+    """Find the eigenvalues of a factorized matrix within ±least, by inverse iteration with a block that has room."""
+    n, random = len(pivots), np.random.default_rng(0)
+    width = min(n, 4)
+    while True:
+        block = random.standard_normal((n, width))
+        for _ in range(STEPS):
+            block = np.linalg.qr(block)[0]
+            solved, _ = scipy.linalg.lapack.dsytrs(factor, pivots, block, lower=1)
+            inverse = (block.T @ solved + solved.T @ block) / 2
+            block = solved / np.abs(solved).max(axis=0)
+        inverses = np.linalg.eigvalsh(inverse)
+        near = inverses[np.abs(inverses) * least >= 1]
+        if len(near) < width or width == n:
+            return np.sign(near) / np.abs(near)
+        width = min(n, 4 * width)
 
 
 def size_and_asymmetry(matrix: NDArray[np.floating]) -> tuple[float, float]:

@@ -92,7 +92,8 @@ class Found:
     image : Tensor, shape (n, g), optional
         The basis's product with A, as an iteration computed it.
     left : Tensor, shape (m, g), optional
-        Of a singular value decomposition, the basis on the side of A's rows; `image` is its product with Aᵀ.
+        Of a singular value decomposition, the basis on the side of A's rows; `image` is its product with Aᵀ. Of a whole
+        Schur form, that of the left invariant subspace, where it was asked for.
     """
 
     basis: Tensor

@@ -61,6 +61,7 @@ class Progress:
     in_float64: bool = False
     verifying: bool = False
     verified: bool = False
+    gave_up: bool = False  # each fresh random block found more
     rounds: int = 0
     blocks: int = 0  # since the last restart
     least: float = np.inf
@@ -184,8 +185,9 @@ class Iteration:
         progress, whole = self.progress, self.basis.room == 0
         if progress.verifying:
             progress.verifying, progress.verified = False, self._is_settled(wanted.values)
+            progress.gave_up = not progress.verified and progress.rounds > self.plan.k + 20
         if len(wanted.values) >= self.plan.k and (converged.all() or self._stalls(errors)):
-            if not whole and self.plan.verify and not progress.verified:
+            if not whole and self.plan.verify and not (progress.verified or progress.gave_up):
                 self._verify(found, wanted.values)
                 return None
             if self.plan.refine and not progress.in_float64 and 2 * progress.level > HALF * self.plan.tol:
@@ -264,7 +266,7 @@ class Iteration:
         progress.least = min(progress.least, worst)
         if progress.stalled < STALLED_CHECKS or worst > 100 * progress.level * progress.norm:
             return False
-        progress.level = worst / progress.norm
+        progress.level = worst / progress.norm if progress.norm > 0 else 0.0
         return True
 
     def _is_settled(self, values: NDArray[Any]) -> bool:
@@ -273,7 +275,7 @@ class Iteration:
         if not self.basis.hermitian:
             allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
         moved = self.plan.target.moved(self.settled, values)
-        return bool(moved <= allowed) or progress.rounds > self.plan.k + 20
+        return bool(moved <= allowed)
 
     def _verify(self, found: Ritz, values: NDArray[Any]) -> None:
         self.settled = values

@@ -85,13 +85,19 @@ def notes_on(
             "hold for all that are listed, but they need not be the outermost"
         )
     level = max(found.progress.level, pairs.rounding)
-    if pairs.stopped == Stop.ROUNDING or pairs.tol < 2 * pairs.rounding:
+    if pairs.tol < 2 * level:
         further = "; an operator in float64 reaches further" if rounding.operator.torch_dtype == torch.float32 else ""
         notes.append(
             f"tol {pairs.tol:.1e} is under twice the rounding level {level:.1e} of the products: the solver "
             f"stopped at that level{further}"
         )
-    if found.progress.rounds and not found.progress.verified and pairs.stopped in (Stop.CONVERGED, Stop.ROUNDING):
+    elif pairs.stopped == Stop.ROUNDING:
+        notes.append(
+            f"the residuals stay above tol {pairs.tol:.1e}, which is well above the rounding level {level:.1e} of the "
+            "products: vectors to deflate that are not exact eigenvectors, or eigenvalues of large condition numbers, "
+            "can be the reason"
+        )
+    if found.progress.gave_up and pairs.stopped in (Stop.CONVERGED, Stop.ROUNDING):
         notes.append("fresh random blocks found more each time until the solver gave up looking: some may be missing")
     if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
         notes.append(

@@ -193,7 +193,7 @@ def _left_basis(
 ) -> tuple[Tensor | None, Stop]:
     """Find the left invariant subspace of the eigenvalues found, that of the transpose; None if it fails; and how."""
     if request.method == "dense":
-        return by_lapack(rounding, request, target, monitor, transposed=True).basis, Stop.CONVERGED
+        return right.left, Stop.CONVERGED
     transposed = replace(
         rounding, operator=rounding.operator.T, exact=None if rounding.exact is None else rounding.exact.T
     )

@@ -3,7 +3,7 @@
 from jvp_ops.krylov._basis import BlockBasis
 from jvp_ops.krylov._inner import defect, inner, placed, small
 from jvp_ops.krylov._orthonormal import independent, orthonormal
-from jvp_ops.krylov._projected import Ritz, groups_within, residual_lengths, ritz, scaled_gram
+from jvp_ops.krylov._projected import Ritz, groups_within, left_basis, residual_lengths, ritz, scaled_gram, schur
 from jvp_ops.krylov._two_sided import TwoSidedBasis
 
 __all__ = [
@@ -14,10 +14,12 @@ __all__ = [
     "groups_within",
     "independent",
     "inner",
+    "left_basis",
     "orthonormal",
     "placed",
     "residual_lengths",
     "ritz",
     "scaled_gram",
+    "schur",
     "small",
 ]

@@ -64,10 +64,29 @@ def ritz(projection: NDArray[np.float64], ranking: Ranking, symmetric: bool, p: 
         values, vectors = (part.numpy() for part in torch.linalg.eigh(mean))  # numpy's threads would fight torch's
         order = ranking(values)[:p]
         return Ritz(values[order], vectors[:, order], np.diag(values[order]), vectors[:, order])
+    found = schur(projection, ranking, p)
+    return found.first(min(p, len(found.values)) + found.splits_pair(p))
+
+
+def schur(projection: NDArray[np.float64], ranking: Ranking, p: int) -> Ritz:
+    """Compute the whole real Schur form, the p best eigenvalues first."""
     S, Q = scipy.linalg.schur(projection, output="real")
     S, Q, values = _ordered(S, Q, ranking, p)
-    found = Ritz(values, Q, S, Q)
-    return found.first(min(p, len(values)) + found.splits_pair(p))
+    return Ritz(values, Q, S, Q)
+
+
+def left_basis(whole: Ritz, p: int) -> NDArray[np.float64]:
+    """Give an orthonormal basis of the left invariant subspace of the first p eigenvalues of a whole Schur form.
+
+    Its coordinates are the rows of (I Z) with S₁₁ Z − Z S₂₂ = S₁₂.
+    """
+    S = whole.S
+    if p == len(S):
+        return whole.Q
+    Z, scale, _ = scipy.linalg.lapack.dtrsyl(S[:p, :p], S[p:, p:], S[:p, p:], isgn=-1)
+    basis = whole.Q @ np.vstack([scale * np.eye(p), Z.T])
+    orthonormal: NDArray[np.float64] = scipy.linalg.qr(basis, mode="economic")[0]
+    return orthonormal
 
 
 def groups_within(values: NDArray[np.float64], width: float) -> list[NDArray[np.intp]]:
@@ -153,7 +172,7 @@ def _schur_eigenvectors(S: NDArray[np.float64]) -> NDArray[np.complex128]:
     """Solve (S − λ_j I) z = 0 by back substitution, so that z_j needs no column after λ_j's block."""
     p = len(S)
     triangle, U = scipy.linalg.rsf2csf(S, np.eye(p))
-    least = np.finfo(float).eps * max(float(np.abs(triangle).max(initial=0.0)), np.finfo(float).tiny)
+    least = max(np.finfo(float).eps * float(np.abs(triangle).max(initial=0.0)), np.finfo(float).tiny)
     Z = np.zeros((p, p), dtype=np.complex128)
     for j in range(p):
         z = np.zeros(p, dtype=np.complex128)
