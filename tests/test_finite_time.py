@@ -224,3 +224,35 @@ def test_rounding_along_far_stronger_vectors_is_no_residual(dtype, steps):
     assert growth.converged.all()
     assert growth.iterations <= 3
     np.testing.assert_allclose(growth.values, logs[:4], atol=1e-12 if dtype == DOUBLE else 1e-5)
+
+
+def swing(a, half, n, seed, dtype="float64"):
+    """Make a map that stretches one direction by 2ᵃ and shrinks another for `half` steps, and then the reverse: P is 1
+    on both."""
+    Q = np.eye(n - 1) if seed is None else np.linalg.qr(np.random.default_rng(seed).standard_normal((n - 1, n - 1)))[0]
+    Q = torch.from_numpy(Q).to(getattr(torch, dtype))
+    up, down = (torch.tensor([2.0**s, 2.0**-s] + [0.5] * (n - 3)).to(Q) for s in (a, -a))
+
+    def f(s):
+        return torch.cat([Q @ (torch.where(s[-1] < half, up, down) * (Q.T @ s[:-1])), (s[-1] + 1)[None]])
+
+    return jo.FunctionMap(f, size=n, dtype=dtype)
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+@pytest.mark.parametrize("n", [3, 20])
+@pytest.mark.parametrize("half", [5, 10, 16, 20, 22, 24, 27, 30, 60])
+def test_where_directions_swap_dominance_inside_the_window_nothing_wrong_is_called_converged(half, n, seed):
+    orbit = jo.Orbit(swing(1, half, n, seed), torch.zeros(n, dtype=torch.float64), steps=2 * half)
+    for k in (1, 3):
+        found = jo.finite_time_exponents(orbit, k)
+        errors = np.abs(found.log_singular_values)
+        assert (errors <= found.bounds * 2 * half + 1e-13).all()
+        if half <= 10:
+            assert found.converged.all()
+            assert errors.max() < 1e-9
+        assert (errors[found.converged] < 1e-7).all()
+        assert found.iterations <= 10
+        if half >= 24:
+            assert not found.converged[0]
+            assert "grow and shrink again" in found.notes[0]

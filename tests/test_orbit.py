@@ -1,6 +1,7 @@
 """Orbits: the states along training, kept or computed again, and the ordered product of their Jacobians."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -240,3 +241,22 @@ def test_bad_input_is_told(orbit):
         _ = orbit[41]
     with pytest.raises(jo.InputError, match="one step"):
         _ = orbit[1:3]
+
+
+def test_threads_that_read_one_orbit_get_the_states_that_they_ask_for():
+    f, start = jo.FunctionMap(lambda x: torch.sin(x.roll(1)) + x * 0.5, size=200), torch.linspace(0, 1, 200)
+    whole, orbit = jo.Orbit(f, start, 60), jo.Orbit(f, start, 60, max_memory=26 * 800)
+    assert orbit.stride > 1
+    wrong = []
+
+    def read(seed):
+        for t in np.random.default_rng(seed).integers(0, 61, 150):
+            if not torch.equal(orbit[int(t)], whole[int(t)]):
+                wrong.append(t)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -561,3 +561,25 @@ def stopped(command, number, status, tmp_path, handler):
     else:
         assert jo.load(tmp_path / "run").stopped == Stop.INTERRUPTED
         assert (tmp_path / "work.npz").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_killed_worker_leaves_no_lock_that_later_runs_wait_for():
+    code = """
+import os, signal
+import torch
+from tqdm import tqdm
+import jvp_ops as jo
+f = jo.FunctionMap(lambda s: s * 0.5, size=2)
+f.run(torch.ones(2), steps=1)
+tqdm(disable=True)
+if os.fork() == 0:
+    tqdm.get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.wait()
+signal.alarm(60)
+print(f.run(torch.ones(2), steps=1).tolist())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(jo.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout == "[0.5, 0.5]\n"

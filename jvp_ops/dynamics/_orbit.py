@@ -136,10 +136,11 @@ class Orbit:
         row, offset = divmod(number, self.stride)
         if offset == 0:
             return self._states.read(row)
-        if self._segment[0] != row:
-            self._segment = (-1, [])  # the old one goes first
-            self._segment = (row, self._recomputed(row))
-        return self._segment[1][offset - 1].clone()
+        kept = self._segment  # read once: another thread may put another one there
+        if kept[0] != row:
+            kept = self._segment = (-1, [])  # the old one goes first
+            kept = self._segment = (row, self._recomputed(row))
+        return kept[1][offset - 1].clone()
 
     def jacobian(self, start: int = 0, stop: int | None = None) -> JacobianOperator:
         r"""Give the ordered product of the Jacobians of steps `start` to `stop` (not included) as an operator.

@@ -18,6 +18,7 @@ from jvp_ops.dynamics.finite_time._search import MILD_BLOCKS, Search
 from jvp_ops.store import sha256_of
 
 Floats = NDArray[np.float64]
+DOUBT = 10  # times what rounding was seen to do
 _TOL = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
@@ -138,31 +139,31 @@ def finite_time_exponents(
         close=rounding_of(orbit.dtype),
     )
     search = Search(orbit, window, begin, block, random, sitting, limit=limit, most=int(max_iterations))
-    stopped, found = search.run(), search.at.found
-    assert found is not None  # one pair of sweeps, at least
+    stopped, found, doubt = search.run()
     residuals = found.residuals[:k]
+    lost = np.full(k, np.inf) if doubt is None else np.maximum(doubt, found.lost)[:k]
     with np.errstate(divide="ignore"):
-        bounds = -np.log1p(-np.minimum(residuals, 1.0)) / (2 * len(window))
+        moved = -np.log1p(-np.minimum(residuals, 1.0)) / 2 - np.log1p(-np.minimum(DOUBT * lost, 1.0))
     return FiniteTimeExponents(
         values=found.logs[:k] / len(window),
         log_singular_values=found.logs[:k],
         right=found.right[:, :k].to(orbit.dtype),
         left=found.left[:, :k].to(orbit.dtype),
         residuals=residuals,
-        bounds=bounds,
-        converged=residuals <= limit,
+        bounds=moved / len(window),
+        converged=(residuals <= limit) & (lost <= limit),
         start=start,
         stop=stop,
         first=orbit.first,
         tol=limit,
         iterations=len(search.at.worst),
-        products=search.at.products,
+        products=search.products,
         seconds=sitting.seconds,
         stopped=stopped,
         parameters=orbit.parameters,
         notes=(
             *getattr(orbit.map, "notes", ()),
-            *_notes(search, stopped),
+            *_notes(search, stopped, lost),
             *_strain_notes(found.strained, orbit.dtype),
             *sitting.notes,
         ),
@@ -179,8 +180,18 @@ def _strain_notes(strained: int, dtype: torch.dtype) -> list[str]:
     ]
 
 
-def _notes(search: Search, stopped: Stop) -> list[str]:
+def _notes(search: Search, stopped: Stop, lost: Floats) -> list[str]:
     worst, limit = search.at.worst, search.limit
+    if np.isinf(lost).all():
+        return [
+            f"stopped by Ctrl-C after {len(worst)} iterations: what rounding does was not measured, so that no bound "
+            "is known"
+        ]
+    if lost.max() > max(limit, torch.finfo(search.orbit.dtype).eps ** 0.5):
+        return [
+            f"rounding moves singular values by {lost.max():.1e} of their size: directions grow and shrink again "
+            "inside of the window by more than it lets return; take a shorter window, or float64"
+        ]
     if stopped == Stop.CONVERGED:
         return []
     if stopped == Stop.ROUNDING:

@@ -28,13 +28,16 @@ class FiniteTimeExponents(Result):
     left : Tensor, shape (n, k)
         Left singular vectors: what they have become at its end, P vᵢ = σᵢ uᵢ.
     residuals : ndarray of float64, shape (k,)
-        ‖Pᵀuᵢ − σᵢvᵢ‖ / σᵢ, without what lies inside of the basis, zero but for rounding; P vᵢ = σᵢ uᵢ holds by
-        construction.
+        ‖Pᵀuᵢ − σᵢvᵢ‖ / σᵢ of the transposed product, computed by itself, but for rounding along stronger vectors;
+        P vᵢ = σᵢ uᵢ holds by construction.
     bounds : ndarray of float64, shape (k,)
-        −ln(1 − residual) / 2T: how far an exponent of the product can be, before rounding. With a gap between
-        exponents the error is of the order of the residual squared, far less.
+        −ln(1 − residual) / 2T, and −ln(1 − 10 δ) / T: how far an exponent can be from that of the product. With a gap
+        between exponents the first is far too much: the error is of the order of the residual squared. δ is by how much
+        σ moves when each product is made eight times as inexact as it is, in one more sweep, or by how much P and Pᵀ
+        disagree. It is large where directions grow and shrink again inside of the window; from 0.1 on nothing is
+        known, and the bound is infinite.
     converged : ndarray of bool, shape (k,)
-        The residual is at most `tol`.
+        Residual and δ are at most `tol`.
     start, stop : int
         The window: steps start to stop − 1 of the orbit.
     first : int

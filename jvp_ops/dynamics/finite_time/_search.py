@@ -11,8 +11,9 @@ from torch import Tensor
 
 from jvp_ops._sitting import Sitting, Stop
 from jvp_ops.dynamics._orbit import Orbit
-from jvp_ops.dynamics.finite_time._triplets import Triplets, extended, iterate, widened, with_random
+from jvp_ops.dynamics.finite_time._triplets import Triplets, doubt, extended, iterate, widened, with_random
 
+HOPELESS = 3  # pairs of sweeps after which P and Pᵀ will not agree better
 BLOCKS, MILD_BLOCKS = 4, 8  # in a basis before it is restarted
 _MILD = 6.0  # e-folds between the values asked for, up to which images of a basis can be kept as plain numbers
 
@@ -23,6 +24,7 @@ class _Boundary:
 
     found: Triplets | None
     worst: tuple[float, ...]  # the largest residual of each pair of sweeps
+    lost: tuple[float, ...]  # the part of it that P and Pᵀ disagree by
     products: int
     random: Mapping[str, Any]
 
@@ -62,14 +64,25 @@ class Search:
         self.orbit, self.window, self.begin, self.block = orbit, window, begin, block
         self.random, self.sitting, self.limit, self.most = random, sitting, limit, most
         self.k = begin.shape[1]
-        self.at = _Boundary(None, (), 0, random.bit_generator.state)
+        self.at = _Boundary(None, (), (), 0, random.bit_generator.state)
 
-    def run(self) -> Stop:
-        """Sweep until something stops it, and say what."""
+    def run(self) -> tuple[Stop, Triplets, NDArray[np.float64] | None]:
+        """Sweep until something stops it; give why, what was found, and how far rounding moves it, where measured."""
         if kept := self.sitting.resume():
             self._restore(*kept)
         with self.sitting:
-            return self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: self.at.found is not None)
+            stop = self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: self.at.found is not None)
+            found = self.at.found
+            assert found is not None  # one pair of sweeps, at least
+            try:
+                return stop, found, doubt(self.orbit, self.window, found, self.sitting)
+            except KeyboardInterrupt:
+                return Stop.INTERRUPTED, found, None
+
+    @property
+    def products(self) -> int:
+        """How many directions were multiplied, the sweep that measures rounding included."""
+        return self.at.products + self.block * len(self.window)
 
     def _advance(self) -> Stop | None:
         if stop := self._settled():
@@ -81,7 +94,8 @@ class Search:
             found, swept = self._wider(self.at.found)
         products = self.at.products + (swept + self.block) * len(self.window)
         worst = (*self.at.worst, float(found.residuals[: self.k].max()))
-        self.at = _Boundary(found, worst, products, self.random.bit_generator.state)
+        lost = (*self.at.lost, float(found.lost[: self.k].max()))
+        self.at = _Boundary(found, worst, lost, products, self.random.bit_generator.state)
         self.sitting.tell(len(worst), found.logs[: self.k] / len(self.window))
         return self._settled()
 
@@ -105,24 +119,29 @@ class Search:
             return None
         if worst[-1] <= self.limit:
             return Stop.CONVERGED
-        if _stalls(worst, self.orbit.dtype):
+        if _stalls(worst, self.orbit.dtype) or (len(worst) >= HOPELESS and min(self.at.lost[-HOPELESS:]) > self.limit):
             return Stop.ROUNDING
         return Stop.MAX_ITERATIONS if len(worst) >= self.most else None
 
     def _snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        found, record = self.at.found, {"worst": self.at.worst, "products": self.at.products, "rng": self.at.random}
+        found, record = (
+            self.at.found,
+            {"worst": self.at.worst, "lost": self.at.lost, "products": self.at.products, "rng": self.at.random},
+        )
         if found is None:
             return {}, record
         tensors = {"right": found.right, "left": found.left, "back": found.back}
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        return {**arrays, "logs": found.logs, "residuals": found.residuals}, {**record, "strained": found.strained}
+        arrays |= {"logs": found.logs, "residuals": found.residuals, "lost": found.lost}
+        return arrays, {**record, "strained": found.strained}
 
     def _restore(self, arrays: dict[str, NDArray[Any]], record: dict[str, Any]) -> None:
         found = None
         if record["worst"]:
             right, left, back = (torch.from_numpy(arrays[x]).to(self.orbit.device) for x in ("right", "left", "back"))
-            found = Triplets(arrays["logs"], right, left, back, arrays["residuals"], record["strained"])
-        self.at = _Boundary(found, tuple(record["worst"]), record["products"], record["rng"])
+            found = Triplets(arrays["logs"], right, left, back, arrays["residuals"], arrays["lost"], record["strained"])
+        worst, lost = tuple(record["worst"]), tuple(record["lost"])
+        self.at = _Boundary(found, worst, lost, record["products"], record["rng"])
         self.random.bit_generator.state = record["rng"]
 
 

@@ -15,6 +15,7 @@ from jvp_ops.dynamics._sweeps import frames
 from jvp_ops.dynamics.finite_time._product_svd import product_svd
 
 Floats = NDArray[np.float64]
+NOISE = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Triplets:
     back : Tensor of float64, shape (n, block)
         Pᵀ times the leading left vectors, made orthonormal.
     residuals : ndarray of float64, shape (block,)
-        ‖Pᵀu − σv‖ / σ outside of the basis.
+        ‖Pᵀu − σv‖ / σ.
+    lost : ndarray of float64, shape (block,)
+        The part of it inside of the basis, where P and Pᵀ disagree: no further sweep makes it smaller.
     strained : int
         Steps that spread the vectors by more than their precision tells apart.
     """
@@ -39,6 +42,7 @@ class Triplets:
     left: Tensor
     back: Tensor
     residuals: Floats
+    lost: Floats
     strained: int
 
 
@@ -88,15 +92,38 @@ def _checked(
 ) -> Triplets:
     """Sweep the leading left vectors backward, and see how far they come from the right ones."""
     back, triangles = _sweep(orbit, window[::-1], left[:, :block], random, sitting, adjoint=True)
-    # Pᵀu = σv + what lies outside of the basis, which is the residual; Pᵀ U = back · R_last ⋯ R_first
-    outside = back
+    # Pᵀ U = back · R_last ⋯ R_first, and Pᵀu / σ should be v: what is apart from it is the residual
+    found = back @ torch.from_numpy(_scaled(triangles, logs[:block], orbit.dtype)).to(back)
+    inside, outside = right.mT @ found, found
     for _ in range(2):
         outside = outside - right @ (right.mT @ outside)
-    apart = torch.linalg.vector_norm(
-        outside @ torch.from_numpy(_scaled(triangles, logs[:block], orbit.dtype)).to(back), dim=0
-    )
-    residuals = apart.cpu().numpy()
-    return Triplets(logs, right, left, back, np.where(logs[:block] == -np.inf, 0.0, residuals), strained)
+    lost = np.linalg.norm(_apart(inside.cpu().numpy(), logs, orbit.dtype), axis=0)
+    residuals = np.hypot(torch.linalg.vector_norm(outside, dim=0).cpu().numpy(), lost)
+    zero = logs[:block] == -np.inf
+    return Triplets(logs, right, left, back, np.where(zero, 0.0, residuals), np.where(zero, 0.0, lost), strained)
+
+
+def doubt(orbit: Orbit, window: range, found: Triplets, sitting: Sitting) -> Floats:
+    """Measure by how much, relatively, singular values move when each product is `NOISE` times as inexact as it is.
+
+    Where directions grow and shrink again inside of the window, P and Pᵀ can agree on a value that rounding made.
+    """
+    eps, random = torch.finfo(orbit.dtype).eps, np.random.default_rng(0)
+    leading = found.right[:, : found.back.shape[1]]
+    triangles = [frame.triangle for frame in frames(orbit, window, leading, random, sitting, noise=NOISE * eps)]
+    again, logs = product_svd(triangles).logs, found.logs[: leading.shape[1]]
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = np.where(logs == -np.inf, 0.0, again - logs)  # what rounding hides whole stays hidden
+        return np.abs(np.expm1(moved))
+
+
+def _apart(inside: Floats, logs: Floats, dtype: torch.dtype) -> Floats:
+    """Subtract the identity from VᵀPᵀU Σ⁻¹, and what rounding does along vectors that are stronger than u's."""
+    apart = inside - np.eye(*inside.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        stronger = logs[:, None] - logs[: inside.shape[1]]
+        rounding = 1e3 * torch.finfo(dtype).eps * np.exp(np.nan_to_num(stronger, nan=0.0))
+    return np.where((stronger > 0) & (np.abs(apart) <= rounding), 0.0, apart)
 
 
 def _strained(triangles: list[Triangle], dtype: torch.dtype) -> int:
