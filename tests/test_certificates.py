@@ -159,3 +159,47 @@ def test_residuals_that_a_vector_to_deflate_keeps_large_are_not_laid_to_rounding
     pairs = jo.eigenpairs(operator_of(A, symmetric=True), 3, "LA", deflate=known, method="lanczos")
     assert pairs.stopped == "rounding"
     assert "vectors to deflate that are not exact eigenvectors" in pairs.notes[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("power", [-990, -540, 0, 515, 990])
+def test_no_scale_over_or_underflows(power, method, tmp_path):
+    scale = 2.0**power
+    G = np.random.default_rng(0).standard_normal((300, 300))
+    G = (G + G.T) / 2
+    exact = np.sort(np.linalg.eigvalsh(G))[::-1][:2]
+    pairs = jo.eigenpairs(operator_of(G * scale, symmetric=True), 2, "LA", method=method)
+    np.testing.assert_allclose(pairs.values / scale, exact, rtol=1e-12)
+    assert pairs.converged.all()
+    assert (pairs.bounds / scale < 1e-8 * 25).all()
+    if method == "lanczos":
+        cut = jo.eigenpairs(
+            operator_of(G * scale, symmetric=True), 2, "LA", method=method, max_products=24, verify=False
+        )
+        X = cut.vectors
+        true = (torch.from_numpy(G) @ X - X * torch.from_numpy(cut.values / scale)).norm(dim=0).numpy()
+        np.testing.assert_allclose(cut.residuals / scale, true, rtol=1e-6)
+        assert not cut.converged.any()
+        file = tmp_path / "work.npz"
+        jo.eigenpairs(operator_of(G * scale, symmetric=True), 2, "LA", method=method, max_products=60, checkpoint=file)
+        again = jo.eigenpairs(
+            operator_of(G * scale, symmetric=True), 2, "LA", method=method, checkpoint=file, resume=True
+        )
+        assert again.values.tobytes() == pairs.values.tobytes()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_scales_of_float32(scale):
+    values = np.linspace(0.1, 1, 300)
+    pairs = jo.eigenpairs(operator_of(np.diag(values * scale), dtype="float32"), 2, "LA", method="lanczos")
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values / scale, [1, values[-2]], rtol=1e-6)
+
+
+def test_a_jacobian_around_a_huge_hessian():
+    matrix = torch.from_numpy(np.diag(np.linspace(1, 2, 300)) * 1e200)
+    loss = jo.FunctionLoss(lambda x: x @ (matrix @ x) / 2, size=300, dtype="float64", second_derivatives="unchecked")
+    f = jo.GradientDescent(loss, lr=1e-200)
+    pairs = jo.eigenpairs(f.jacobian(torch.zeros(300, dtype=torch.float64)), 2, "SA", method="lanczos")
+    np.testing.assert_allclose(pairs.values, [-1, 1 - np.linspace(1, 2, 300)[-2]], atol=1e-9)
+    np.testing.assert_allclose(pairs.hessian_values, np.linspace(1, 2, 300)[:-3:-1] * 1e200, rtol=1e-9)

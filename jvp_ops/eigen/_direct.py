@@ -11,7 +11,7 @@ from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._iteration import Progress
 from jvp_ops.eigen._monitor import Monitor
 from jvp_ops.eigen._request import Request
-from jvp_ops.eigen._rounding import Rounding, probe_symmetry
+from jvp_ops.eigen._rounding import Rounding, check_scale, probe_symmetry
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError
 from jvp_ops.krylov import left_basis, orthonormal, ritz, schur
@@ -34,6 +34,7 @@ def by_lapack(rounding: Rounding, request: Request, target: Target, monitor: Mon
         norm = float(torch.linalg.matrix_norm(torch.from_numpy(matrix), 2))
         p += whole.splits_pair(p)
     monitor.sitting.check()
+    check_scale(norm)
     leading = np.abs(whole.values).argmax() if operator.symmetric else 0
     basis, x = (torch.from_numpy(np.ascontiguousarray(whole.Q[:, chosen])) for chosen in (slice(p), [leading]))
     level = rounding.at(operator, x.to(operator.device), norm)
@@ -63,6 +64,7 @@ def by_arpack(
             "method='auto' needs less"
         )
     measured = rounding.measured(rng)
+    check_scale(measured.norm)
     start = rng.standard_normal(n)
     reach = max(request.tol, 2 * measured.level)
 

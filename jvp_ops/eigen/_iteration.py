@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jvp_ops._sitting import Stop
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
-from jvp_ops.eigen._rounding import Rounding, check_symmetric
+from jvp_ops.eigen._rounding import Rounding, check_scale, check_symmetric
 from jvp_ops.eigen._target import Target
 from jvp_ops.krylov import BlockBasis, Ritz, groups_within, residual_lengths, scaled_gram
 from jvp_ops.operators import TensorOperator
@@ -167,6 +167,7 @@ class Iteration:
         return None
 
     def _count(self, directions: int, image: Tensor) -> None:
+        check_scale(float(image.abs().max()) if self.progress.norm == 0 else 1.0)
         self.monitor.count(self.basis.cost * directions)
         longest = float(torch.linalg.vector_norm(image.double(), dim=0).max())  # in float64, or squares overflow
         self.progress.norm = max(self.progress.norm, longest)

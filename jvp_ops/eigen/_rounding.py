@@ -12,6 +12,7 @@ from jvp_ops.krylov import BlockBasis
 from jvp_ops.operators import TensorOperator
 
 POWER_STEPS = 12
+SCALE = 1e100  # up to which, and down to whose inverse, squares are well within float64
 SAFETY = 4  # a difference of two roundings estimates one; its spread over vectors is within this factor
 
 
@@ -84,6 +85,20 @@ class Rounding:
         floor = SAFETY * torch.finfo(self.operator.torch_dtype).eps * self.norm
         estimate: Tensor = SAFETY * torch.linalg.vector_norm(image - other, dim=0) / lengths
         return estimate.clamp_min(floor)
+
+
+class OutOfScaleError(Exception):
+    """An operator whose squares over- or underflow; `unit` is a power of two that brings it to where they do not."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__(unit)
+        self.unit = unit
+
+
+def check_scale(size: float) -> None:
+    """Leave by `OutOfScaleError` where a number as large as `size` is too far from 1 for its square."""
+    if size > 0 and not 1 / SCALE < size < SCALE:
+        raise OutOfScaleError(float(2.0 ** -np.clip(np.round(np.log2(size)), -1000, 1000)))
 
 
 def probe_symmetry(operator: TensorOperator, norm: float, level: float, rng: np.random.Generator) -> None:

@@ -27,7 +27,7 @@ from jvp_ops.eigen._outcome import are_converged, notes_on, outcome
 from jvp_ops.eigen._proof import Proof, prove
 from jvp_ops.eigen._request import BLOCK, Request
 from jvp_ops.eigen._result import Eigenpairs
-from jvp_ops.eigen._rounding import Rounding
+from jvp_ops.eigen._rounding import OutOfScaleError, Rounding, check_scale
 from jvp_ops.eigen._size import Size, plan_of, size_of
 from jvp_ops.eigen._target import Target
 from jvp_ops.errors import ConvergenceError, InputError, JvpOpsError, NonFiniteError
@@ -39,6 +39,21 @@ PROBE = 1e5  # units of the last place that a product may differ by, of a vector
 
 def solve(operator: TensorOperator, request: Request, target: Target, sitting: Sitting) -> Eigenpairs:
     """Find what a checked request asks for; `target` says which, of this operator or of one around it."""
+    before = operator.products
+    try:
+        return _solve(operator, request, target, sitting)
+    except OutOfScaleError as met:
+        unit = met.unit
+    scaled: Any = operator * unit  # by a power of two, which changes no digit
+    around = target if (target.shift, target.scale) == (0.0, 1.0) else replace(target, scale=target.scale / unit)
+    pairs = _solve(scaled, request, around, sitting)
+    sizes = {name: getattr(pairs, name) / unit for name in ("values", "residuals", "bounds", "norm")}
+    clusters = tuple(replace(c, mean=c.mean / unit, bound=c.bound / unit) for c in pairs.clusters)
+    products = pairs.products + operator.products - before
+    return replace(pairs, **sizes, clusters=clusters, products=products, provenance=operator.identity())
+
+
+def _solve(operator: TensorOperator, request: Request, target: Target, sitting: Sitting) -> Eigenpairs:
     before, random = operator.products, generator(request.rng)
     rounding = Rounding.unmeasured(operator, float64=request.float64)
     monitor = Monitor(sitting, request.max_products)
@@ -149,6 +164,8 @@ def iterated(
         probe=operator.probe,
         close=min(eps**0.5, PROBE * eps),
     )
+    if monitor.sitting.checkpoint is not None:
+        check_scale(max(map(abs, monitor.sitting.checkpoint.probe)))
     first = start_block(operator, start, size.block, rng)
     basis = _empty_basis(operator, size, rng, deflated, two_sided=two_sided)
     least = basis.cost * max(size.block, first.shape[1])
