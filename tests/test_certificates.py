@@ -203,3 +203,39 @@ def test_a_jacobian_around_a_huge_hessian():
     pairs = jo.eigenpairs(f.jacobian(torch.zeros(300, dtype=torch.float64)), 2, "SA", method="lanczos")
     np.testing.assert_allclose(pairs.values, [-1, 1 - np.linspace(1, 2, 300)[-2]], atol=1e-9)
     np.testing.assert_allclose(pairs.hessian_values, np.linspace(1, 2, 300)[:-3:-1] * 1e200, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+@pytest.mark.parametrize("gap", [0.01, 0.03, 0.1, 0.5])
+def test_a_warm_start_hides_no_larger_eigenvalue(gap, n):
+    for seed in range(3):
+        values = np.r_[np.linspace(0, 1, n - 1), 1 + gap]
+        np.random.default_rng(seed).shuffle(values)
+        start = torch.zeros(n, 1, dtype=torch.float64)
+        start[int(np.argsort(values)[-2])] = 1
+        operator = jo.diagonal_operator(torch.from_numpy(values))
+        pairs = jo.eigenpairs(operator, 1, "LA", start=start, tol=1e-6, rng=seed, method="lanczos")
+        assert pairs.gap is not None
+        assert pairs.values[0] == pytest.approx(1 + gap, abs=1e-6) or gap < pairs.gap * (1 + gap)
+
+
+@pytest.mark.parametrize("n, times", [(300, 12), (300, 20), (1000, 12)])
+@pytest.mark.parametrize("gap", [0.01, 0.1])
+def test_copies_beyond_the_block_are_found(gap, n, times):
+    for seed in range(2):
+        case = conjugated(np.r_[np.linspace(0, 1, n - times), np.full(times, 1 + gap)], rng=seed)
+        pairs = jo.eigenpairs(case.operator, times, "LA", rng=seed, method="lanczos")
+        assert pairs.gap is not None
+        missed = int((pairs.values < 1 + gap / 2).sum())
+        assert missed == 0 or gap < pairs.gap * (1 + gap)
+        assert missed == 0
+
+
+def test_the_gap_that_is_excluded_is_that_of_the_theorem_and_is_saved(tmp_path):
+    operator = conjugated(np.linspace(0, 1, 400) ** 2, rng=0).operator
+    pairs = jo.eigenpairs(operator, 2, "LA", method="lanczos")
+    chance = 1.648 * 20 * np.exp(-np.sqrt(pairs.gap) * (2 * 64 - 1))
+    assert chance == pytest.approx(1e-6, rel=1e-9)
+    assert jo.load(pairs.save(tmp_path / "run")).gap == pairs.gap == pairs.record()["gap"]
+    assert jo.eigenpairs(operator, 2, "LA", method="lanczos", verify=False).gap is None
+    assert jo.eigenpairs(operator, 2, "LA", method="dense").gap is None

@@ -61,6 +61,8 @@ class Progress:
     in_float64: bool = False
     verifying: bool = False
     verified: bool = False
+    single: bool = False  # the look for what was missed is with one vector
+    looked: int = 0  # vectors in the last such look
     gave_up: bool = False  # each fresh random block found more
     rounds: int = 0
     blocks: int = 0  # since the last restart
@@ -155,10 +157,11 @@ class Iteration:
         self._count(block.shape[1], image)
         self.block = block[:, :0]
         self.progress.blocks += 1
-        following = min(self.plan.block, self.basis.room)
+        width = 1 if self.progress.verifying and self.progress.single else self.plan.block
+        following = min(width, self.basis.room)
         full = following == 0 or self.basis.size + following > self.plan.capacity or block.shape[1] > self.plan.block
         if self.progress.verifying:
-            due = full or self.progress.blocks * self.plan.block >= VERIFY_VECTORS
+            due = full or self.progress.blocks * width >= VERIFY_VECTORS
         else:
             due = full or (self.progress.blocks % CHECK_EVERY == 0 and self.basis.size > self.plan.k)
         if due:
@@ -185,7 +188,9 @@ class Iteration:
         self._note(wanted, errors, converged)
         progress, whole = self.progress, self.basis.room == 0
         if progress.verifying:
-            progress.verifying, progress.verified = False, self._is_settled(wanted.values)
+            settled, progress.verifying = self._is_settled(wanted.values), False
+            progress.looked = progress.blocks if progress.single else 0
+            progress.verified = settled and progress.single
             progress.gave_up = not progress.verified and progress.rounds > self.plan.k + 20
         if len(wanted.values) >= self.plan.k and (converged.all() or self._stalls(errors)):
             if not whole and self.plan.verify and not (progress.verified or progress.gave_up):
@@ -279,12 +284,18 @@ class Iteration:
         return bool(moved <= allowed)
 
     def _verify(self, found: Ritz, values: NDArray[Any]) -> None:
+        """Look for what was missed, with one fresh vector, which sees the smallest gaps.
+
+        Where that found more, the next look is with a block, which finds many copies at once; the last one is with one
+        vector again.
+        """
+        progress = self.progress
         self.settled = values
-        self.progress.verifying = True
-        self.progress.rounds += 1
-        self._keep(found)
+        progress.verifying, progress.single = True, not progress.single
+        progress.rounds += 1
+        self._keep(self._wanted(found) if progress.single else found)
         empty = torch.empty(self.basis.n, 0, dtype=self.basis.dtype, device=self.basis.device)
-        self.block = self.basis.orthonormal(empty, self.plan.block)
+        self.block = self.basis.orthonormal(empty, 1 if progress.single else self.plan.block)
 
     def _restart(self, found: Ritz, residuals: Tensor, unconverged: NDArray[np.intp]) -> None:
         later = np.arange(len(self._wanted(found).values), residuals.shape[1])

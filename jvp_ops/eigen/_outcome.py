@@ -22,6 +22,21 @@ def are_converged(certified: Certified, request: Request) -> NDArray[np.bool_]:
     return enough
 
 
+CHANCE = 1e-6
+
+
+def excluded_gap(n: int, steps: int) -> float:
+    """Give the gap ε, relative to the spectrum's width, that Lanczos from a random vector would have seen beyond.
+
+    References
+    ----------
+    J. Kuczyński and H. Woźniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms with a
+    random start", SIAM Journal on Matrix Analysis 13 (1992): the chance of an error larger than ε is at most
+    1.648 √n exp(−√ε (2m − 1)) after m steps.
+    """
+    return float(min(1.0, (np.log(1.648 * np.sqrt(n) / CHANCE) / (2 * steps - 1)) ** 2))
+
+
 def outcome(certified: Certified, request: Request, found: Found, rounding: Rounding, proof: Proof) -> Eigenpairs:
     """Put the result together, its counts still open."""
     operator = rounding.operator
@@ -47,6 +62,9 @@ def outcome(certified: Certified, request: Request, found: Found, rounding: Roun
         seconds=0.0,
         stopped=stopped,
         complete=proof.complete or (request.method == "dense" and operator.symmetric),
+        gap=excluded_gap(operator.shape[0], found.progress.looked)
+        if operator.symmetric and found.progress.verified and found.progress.looked
+        else None,
         condition=certified.condition,
         clusters=certified.clusters,
         history=np.array(found.progress.history).reshape(-1, 3),

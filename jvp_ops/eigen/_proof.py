@@ -15,6 +15,9 @@ from jvp_ops.operators import TensorOperator
 Floats = NDArray[np.float64]
 
 
+WIDE = 1e3  # times a bound: a gap of that size makes it a thousand times sharper
+
+
 @dataclass(frozen=True)
 class Proof:
     """What inertia says of a result.
@@ -41,7 +44,8 @@ class Proof:
 def prove(operator: TensorOperator, target: Target, values: Floats, bounds: Floats, *, progress: bool) -> Proof:
     """Count, by LDLᵀ of the dense matrix, the eigenvalues beyond the worst one found.
 
-    First just on the near side of its interval, where a count of k proves the most. Where the cut goes through a
+    First well on the near side of its interval, where a count of k proves a gap that sharpens its bound too; then just
+    on the near side, where there may be none. Where the cut goes through a
     cluster, or a multiple eigenvalue, there are more: then on the far side of all intervals that overlap it, where
     those that lie beyond must all have been found. The Ritz values bound the best eigenvalues from the near side
     (Cauchy), so each interval that reaches to the far edge then holds the eigenvalue of its rank.
@@ -84,38 +88,37 @@ def _dense(operator: TensorOperator, progress: bool) -> Tensor:
 
 
 def _intervals(target: Target, values: Floats, bounds: Floats, margin: float) -> list[tuple[float, float, Floats]]:
-    """Say where the eigenvalues that were not found should lie, by near and by far edge, and the bounds then."""
+    """Say where the eigenvalues that were not found should lie, by wide, near and far edge, and the bounds then."""
     if target.which == "LM":
         if target.scale == 0:
             return [(-np.inf, np.inf, bounds)]  # all of A's eigenvalues are the shift
         unit = abs(target.scale)
         keys = np.abs(target.shift + target.scale * values)
-        near, far, reached = _edges(keys, unit * bounds, unit * margin)
-        ends = [sorted((s * max(edge, 0.0) - target.shift) / target.scale for s in (-1, 1)) for edge in (near, far)]
-        return [(ends[0][0], ends[0][1], bounds), (ends[1][0], ends[1][1], reached / unit)]
+        *edges, reached = _edges(keys, unit * bounds, unit * margin)
+        ends = [sorted((s * max(edge, 0.0) - target.shift) / target.scale for s in (-1, 1)) for edge in edges]
+        return [(low, high, wide) for (low, high), wide in zip(ends, (bounds, bounds, reached / unit), strict=True)]
     k = len(values)
     lower = {"LA": 0, "SA": k, "BE": k // 2}[target.which] if target.sign > 0 else None
     if lower is None:
         lower = {"LA": k, "SA": 0, "BE": k - k // 2}[target.which]
     order = np.argsort(values, kind="stable")
     low, high, widened = order[:lower], order[lower:], bounds.copy()
-    lows, highs = [-np.inf] * 2, [np.inf] * 2
+    lows, highs = [-np.inf] * 3, [np.inf] * 3
     if len(low):
-        near, far, widened[low] = _edges(-values[low], bounds[low], margin)
-        lows = [-near, -far]
+        *edges, widened[low] = _edges(-values[low], bounds[low], margin)
+        lows = [-edge for edge in edges]
     if len(high):
-        near, far, widened[high] = _edges(values[high], bounds[high], margin)
-        highs = [near, far]
-    return [(lows[0], highs[0], bounds), (lows[1], highs[1], widened)]
+        *highs, widened[high] = _edges(values[high], bounds[high], margin)
+    return list(zip(lows, highs, (bounds, bounds, widened), strict=True))
 
 
-def _edges(keys: Floats, bounds: Floats, margin: float) -> tuple[float, float, Floats]:
-    """Give the near and far edge of the worst interval and all that overlap it, where larger keys are better.
+def _edges(keys: Floats, bounds: Floats, margin: float) -> tuple[float, float, float, Floats]:
+    """Give a wide, a near and a far edge of the worst interval and all that overlap it, where larger keys are better.
 
     And bounds by which the intervals of all these reach to the far edge.
     """
     order = np.argsort(keys)
-    near = float((keys - bounds).min())
+    wide, near = float((keys - WIDE * bounds).min()), float((keys - bounds).min())
     far = float(keys[order[0]] + bounds[order[0]])
     members = []
     for i in order:
@@ -124,7 +127,7 @@ def _edges(keys: Floats, bounds: Floats, margin: float) -> tuple[float, float, F
             members.append(i)
     reached = bounds.copy()
     reached[members] = np.maximum(bounds[members], far + margin - keys[members])
-    return near - margin, far + margin, reached
+    return wide - margin, near - margin, far + margin, reached
 
 
 def sharpened(values: Floats, bounds: Floats, gram: Floats, errors: Floats, proof: Proof) -> Floats:

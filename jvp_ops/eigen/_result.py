@@ -52,6 +52,10 @@ class Eigenpairs(Result):
     complete : bool
         Whether it is proved, by inertia or by LAPACK on the whole matrix, that the j-th best eigenvalue lies in the
         j-th interval for every j. False says that it is not proved, not that one was missed.
+    gap : float or None
+        Symmetric A, after `verify`: but for a chance of 1e-6 over the random vector that was looked from, nothing was
+        missed that is better than the worst value listed by more than `gap` times the width of the spectrum. None where
+        it was not looked for.
     condition : ndarray or None
         Non-symmetric A: condition numbers 1 / |yᴴx| of the values, where they were asked for.
     clusters : tuple of Cluster
@@ -74,7 +78,7 @@ class Eigenpairs(Result):
 
     figures = (
         *("values", "residuals", "bounds", "converged", "hessian_values", "hessian_bounds", "condition", "history"),
-        *("which", "k", "tol", "method", "rounding", "norm", "products", "float64_products", "complete"),
+        *("which", "k", "tol", "method", "rounding", "norm", "products", "float64_products", "complete", "gap"),
     )
 
     values: NDArray[Any]
@@ -92,6 +96,7 @@ class Eigenpairs(Result):
     products: int
     float64_products: int
     complete: bool
+    gap: float | None = None
     condition: NDArray[np.float64] | None = None
     clusters: tuple[Cluster, ...] = ()
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
