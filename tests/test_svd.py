@@ -108,6 +108,31 @@ def test_what_a_gram_matrix_would_lose_is_found_in_a_larger_one():
         np.testing.assert_allclose(found.values, values[:-5:-1], rtol=0, atol=1e-14 * 50)
 
 
+def with_zeros(shape, zeros, seed=0):
+    """Make a sparse matrix with rows and columns of nothing but zeros, which no rounding fills."""
+    random = np.random.default_rng(seed)
+    M = scipy.sparse.random_array(shape, density=0.02, rng=random).toarray()
+    M[np.arange(min(shape)), np.arange(min(shape))] += 3
+    M[zeros], M[:, zeros] = 0, 0
+    return M
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(300, 300), (420, 300), (300, 420)], ids=str)
+@pytest.mark.parametrize("zeros", [[0], [7], [3, 50, 120]], ids=str)
+def test_exact_null_vectors_of_both_sides_are_found(zeros, shape, dtype):
+    for M in (np.eye(*shape) * np.r_[np.linspace(1, 2, shape[1])], with_zeros(shape, zeros)):
+        M[zeros], M[:, zeros] = 0, 0
+        found = jo.svd(operator_of(M, dtype=dtype), len(zeros) + 1, "SM", method="lanczos")
+        exact = np.sort(np.linalg.svd(operator_of(M, dtype=dtype).dense().double().numpy())[1])
+        assert found.converged.all()
+        np.testing.assert_allclose(
+            found.values, exact[: len(zeros) + 1], rtol=0, atol=1e-9 if dtype == "float64" else 1e-5
+        )
+        assert (np.abs(found.values - exact[: len(zeros) + 1]) <= found.bounds + 1e-14).all()
+        assert found.products < 4000
+
+
 def test_an_adjoint_that_is_not_the_transpose_is_refused():
     M = matrix(np.linspace(1, 2, 300), (400, 300))
     A = sla.LinearOperator(M.shape, matvec=lambda x: M @ x, rmatvec=lambda x: 1.001 * (M.T @ x), dtype=float)

@@ -12,7 +12,7 @@ from jvp_ops._sitting import Stop
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._rounding import Rounding, check_scale, check_symmetric
 from jvp_ops.eigen._target import Target
-from jvp_ops.krylov import BlockBasis, Ritz, groups_within, residual_lengths, scaled_gram
+from jvp_ops.krylov import BlockBasis, Ritz, TwoSidedBasis, groups_within, residual_lengths, scaled_gram
 from jvp_ops.operators import TensorOperator
 
 VERIFY_VECTORS = 64
@@ -63,6 +63,7 @@ class Progress:
     verified: bool = False
     single: bool = False  # the look for what was missed is with one vector
     looked: int = 0  # vectors in the last such look
+    redrawn: int = 0  # left vectors of zero singular values that were drawn anew
     gave_up: bool = False  # each fresh random block found more
     rounds: int = 0
     blocks: int = 0  # since the last restart
@@ -302,7 +303,22 @@ class Iteration:
         chosen = np.concatenate([unconverged, later])[: self.plan.block]
         directions = residuals[:, torch.from_numpy(chosen).to(residuals.device)]
         self._keep(found)
+        if isinstance(self.basis, TwoSidedBasis):
+            directions = self._with_left_null(self.basis, found, unconverged, directions)
         self.block = self.basis.orthonormal(directions, self.plan.block)
+
+    def _with_left_null(
+        self, basis: TwoSidedBasis, found: Ritz, unconverged: NDArray[np.intp], directions: Tensor
+    ) -> Tensor:
+        """Draw left vectors for right ones that A takes to zero, once for each, and go on from their images first."""
+        zeros = [int(i) for i in unconverged if found.values[i] <= self._reach()]
+        drawn = zeros[self.progress.redrawn :]
+        if not drawn or self.monitor.obstacle(len(drawn)):
+            return directions
+        image = basis.redraw(self.multiplied, drawn)
+        self.monitor.count(len(drawn))
+        self.progress.redrawn += len(drawn)
+        return torch.cat([image, directions], dim=1)[:, : self.plan.block]
 
     def _keep(self, found: Ritz) -> None:
         most = max(self.plan.capacity - 2 * self.plan.block, 1)
@@ -318,7 +334,7 @@ class Iteration:
         if obstacle := self.monitor.obstacle(self.basis.cost * p):
             return obstacle
         self._keep(found.first(p + found.splits_pair(p)))
-        progress.in_float64, progress.verifying, progress.level = True, False, -1.0
+        progress.in_float64, progress.verifying, progress.level, progress.redrawn = True, False, -1.0, 0
         self.basis.renew(exact)
         self._count(self.basis.size, self.basis.image)
         progress.least, progress.stalled = np.inf, 0

@@ -27,7 +27,7 @@ class SolveStatus:
     seconds : float
         Wall-clock time so far, with that before a resumed checkpoint.
     phase : str
-        ``solving``, ``verifying`` (a fresh random block looks for what was missed) or ``float64``.
+        ``solving``, ``verifying`` (what was missed is looked for from fresh random directions) or ``float64``.
     """
 
     products: int

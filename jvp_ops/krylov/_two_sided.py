@@ -91,6 +91,19 @@ class TwoSidedBasis(BlockBasis):
         self._left[: kept.P.shape[1]] = placed(kept.P, self._left).mT @ self._left[: self.size]
         super().restart(kept)
 
+    def redraw(self, operator: TensorOperator, columns: list[int]) -> Tensor:
+        """Put random directions in place of some columns of U whose A v is zero, and give their images.
+
+        What A V spans holds no left null vector: where A v = 0, the u beside it must come from elsewhere.
+        """
+        others = [i for i in range(self.size) if i not in columns]
+        empty = self._left.new_zeros(self._left.shape[1], 0)
+        drawn = orthonormal(empty, len(columns), against=(self._left[others].mT,), rng=self.rng)
+        image = multiplied(operator.apply_adjoint, drawn, operator)
+        self._left[columns], self._image[columns] = drawn.mT, image.mT
+        self.projection[:, columns] = small(inner(self.vectors, image))
+        return image
+
     def combine_left(self, P: NDArray[np.float64]) -> Tensor:
         """Compute U P, shape (m, p)."""
         return self.left @ placed(P, self._left)

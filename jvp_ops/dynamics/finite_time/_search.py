@@ -74,6 +74,8 @@ class Search:
             stop = self.sitting.run(self._advance, snapshot=self._snapshot, back=lambda: self.at.found is not None)
             found = self.at.found
             assert found is not None  # one pair of sweeps, at least
+            if stop == Stop.INTERRUPTED:
+                return stop, found, None
             try:
                 return stop, found, doubt(self.orbit, self.window, found, self.sitting)
             except KeyboardInterrupt:
