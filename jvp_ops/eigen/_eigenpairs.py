@@ -76,7 +76,7 @@ def eigenpairs(
         Certify a float32 operator's pairs by the same operator in float64, where there is one and it fits: a
         Rayleigh–Ritz pass of k products. Without it, bounds are no better than float32's rounding.
     verify : bool, optional
-        Before stopping, look for missed members of clusters from a fresh random block, until it finds none; on by
+        Before stopping, look for what was missed from fresh random directions, until they find nothing; on by
         default. It is no proof.
     prove_complete : bool
         Assemble the dense matrix in float64 and count eigenvalues by inertia: `complete` is then a proof, and bounds

@@ -36,7 +36,7 @@ class Plan:
     block, capacity, kept : int
         Vectors multiplied at once; the most the basis holds; how many a restart keeps.
     verify : bool
-        Whether to look for missed eigenvalues from a fresh random block before stopping.
+        Whether to look for missed eigenvalues from fresh random directions before stopping.
     refine : bool
         Whether to go on with the operator in float64 where its own dtype cannot reach `tol`.
     """
@@ -64,7 +64,7 @@ class Progress:
     single: bool = False  # the look for what was missed is with one vector
     looked: int = 0  # vectors in the last such look
     redrawn: int = 0  # left vectors of zero singular values that were drawn anew
-    gave_up: bool = False  # each fresh random block found more
+    gave_up: bool = False  # each look from fresh directions found more
     rounds: int = 0
     blocks: int = 0  # since the last restart
     least: float = np.inf
@@ -277,7 +277,7 @@ class Iteration:
         return True
 
     def _is_settled(self, values: NDArray[Any]) -> bool:
-        """Whether a fresh random block has changed nothing: new copies need not have converged to be known as such."""
+        """Whether fresh directions have changed nothing: new copies need not have converged to be known as such."""
         progress, allowed = self.progress, 2 * self._reach()
         if not self.basis.hermitian:
             allowed = np.sqrt(allowed * progress.norm)  # rounding moves a defective eigenvalue so far
@@ -311,7 +311,8 @@ class Iteration:
         self, basis: TwoSidedBasis, found: Ritz, unconverged: NDArray[np.intp], directions: Tensor
     ) -> Tensor:
         """Draw left vectors for right ones that A takes to zero, once for each, and go on from their images first."""
-        zeros = [int(i) for i in unconverged if found.values[i] <= self._reach()]
+        zero = 10 * self.progress.level * self.progress.norm
+        zeros = [int(i) for i in unconverged if found.values[i] <= zero]
         drawn = zeros[self.progress.redrawn :]
         if not drawn or self.monitor.obstacle(len(drawn)):
             return directions

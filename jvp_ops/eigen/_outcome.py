@@ -116,7 +116,9 @@ def notes_on(
             "can be the reason"
         )
     if found.progress.gave_up and pairs.stopped in (Stop.CONVERGED, Stop.ROUNDING):
-        notes.append("fresh random blocks found more each time until the solver gave up looking: some may be missing")
+        notes.append(
+            "fresh random directions found more each time until the solver gave up looking: some may be missing"
+        )
     if rounding.exact is None and rounding.operator.torch_dtype == torch.float32:
         notes.append(
             "not certified in float64: the rounding of products is estimated, and bounds are of the operator as "
