@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from jvp_ops._checks import finite_number, says_stop
@@ -50,6 +51,11 @@ class Stop(StrEnum):
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+def as_certified(stop: Stop, converged: NDArray[np.bool_]) -> Stop:
+    """Call ``rounding`` what a search took for converged and its certificate does not."""
+    return Stop.ROUNDING if stop == Stop.CONVERGED and not converged.all() else stop
 
 
 BY_HAND = (Stop.CANCELLED, Stop.INTERRUPTED)

@@ -70,7 +70,6 @@ class Progress:
     least: float = np.inf
     stalled: int = 0
     products: int = 0
-    seconds: float = 0.0
     history: list[list[float]] = field(default_factory=list)
 
 
@@ -126,7 +125,7 @@ class Iteration:
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Give all that `restore` needs to go on bit for bit."""
-        self.progress.products, self.progress.seconds = self.monitor.products, self.monitor.sitting.seconds
+        self.progress.products = self.monitor.products
         progress = {**asdict(self.progress), "least": min(self.progress.least, float(np.finfo(float).max))}
         arrays = {**self.basis.arrays(), "block": self.block.cpu().numpy(), "settled": self.settled}
         return arrays, {"progress": progress, "rng": self.basis.rng.bit_generator.state}
@@ -171,7 +170,8 @@ class Iteration:
         return None
 
     def _count(self, directions: int, image: Tensor) -> None:
-        check_scale(float(image.abs().max()) if self.progress.norm == 0 else 1.0)
+        if self.progress.norm == 0:
+            check_scale(float(image.abs().max()))
         self.monitor.count(self.basis.cost * directions)
         longest = float(torch.linalg.vector_norm(image.double(), dim=0).max())  # in float64, or squares overflow
         self.progress.norm = max(self.progress.norm, longest)
@@ -256,14 +256,14 @@ class Iteration:
 
     def _note(self, wanted: Ritz, errors: NDArray[np.float64], converged: NDArray[np.bool_]) -> None:
         progress = self.progress
-        progress.products, progress.seconds = self.monitor.products, self.monitor.sitting.seconds
+        progress.products, seconds = self.monitor.products, self.monitor.sitting.seconds
         relative = errors / progress.norm if progress.norm > 0 else errors
         count = int(converged.sum())
         if progress.history and progress.history[-1][0] == progress.products:
             progress.history.pop()  # a finished solve was resumed: the same look
         progress.history.append([progress.products, count, float(relative.max(initial=0.0))])
         phase = "verifying" if progress.verifying else "float64" if progress.in_float64 else "solving"
-        status = SolveStatus(progress.products, count, self.plan.k, wanted.values, relative, progress.seconds, phase)
+        status = SolveStatus(progress.products, count, self.plan.k, wanted.values, relative, seconds, phase)
         self._looks.append(status)
 
     def _stalls(self, errors: NDArray[np.float64]) -> bool:

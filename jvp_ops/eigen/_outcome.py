@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jvp_ops._sitting import Stop
+from jvp_ops._sitting import Stop, as_certified
 from jvp_ops.eigen._certify import Certified
 from jvp_ops.eigen._iterate import Found
 from jvp_ops.eigen._monitor import Monitor
@@ -41,7 +41,6 @@ def outcome(certified: Certified, request: Request, found: Found, rounding: Roun
     """Put the result together, its counts still open."""
     operator = rounding.operator
     bounds, converged = certified.bounds, are_converged(certified, request)
-    stopped = Stop.ROUNDING if found.stopped == Stop.CONVERGED and not converged.all() else found.stopped
     if certified.gram is not None:
         bounds = sharpened(certified.values, bounds, certified.gram, certified.errors, proof)
     return Eigenpairs(
@@ -60,7 +59,7 @@ def outcome(certified: Certified, request: Request, found: Found, rounding: Roun
         products=0,
         float64_products=0,
         seconds=0.0,
-        stopped=stopped,
+        stopped=as_certified(found.stopped, converged),
         complete=proof.complete or (request.method == "dense" and operator.symmetric),
         gap=excluded_gap(operator.shape[0], found.progress.looked)
         if operator.symmetric and found.progress.verified and found.progress.looked

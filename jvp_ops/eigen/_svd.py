@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jvp_ops._memory import free_bytes, require
 from jvp_ops._random import Rng, generator
-from jvp_ops._sitting import BY_HAND, Sitting, Stop
+from jvp_ops._sitting import BY_HAND, Sitting, Stop, as_certified
 from jvp_ops.eigen._certify import grouped_bounds, product_errors
 from jvp_ops.eigen._monitor import Monitor, SolveStatus
 from jvp_ops.eigen._request import Request
@@ -135,7 +135,7 @@ def svd(
     exact = rounding.exact
     left, right = (found.left, found.right) if tall is scaled else (found.right, found.left)
     converged = found.residuals + found.errors <= request.tol * found.norm
-    stopped = Stop.ROUNDING if basis.stopped == Stop.CONVERGED and not converged.all() else basis.stopped
+    stopped = as_certified(basis.stopped, converged)
     return SingularTriplets(
         values=found.values / unit,
         left=left.to(A.torch_dtype),

@@ -70,7 +70,7 @@ class TwoSidedBasis(BlockBasis):
         image = multiplied(operator.apply_adjoint, beside, operator)
         self._left[old:new] = beside.mT
         self.expand(block, image)
-        apart = np.abs(small(inner(block, image)) - small(inner(forward, beside)))
+        apart = np.abs(self.projection[old:, old:] - small(inner(forward, beside)))
         self._apart = max(self._apart, float(apart.max(initial=0.0)))
         return image
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jvp_ops._checks import finite_number, positive_int, time_budget, whole_number
 from jvp_ops._random import Rng, generator
-from jvp_ops._sitting import Checkpoint, Sitting, Stop
+from jvp_ops._sitting import Checkpoint, Sitting, Stop, as_certified
 from jvp_ops.dynamics._frame import SAFE_SPREAD, check_frame, check_range, require_frame
 from jvp_ops.dynamics._orbit import Orbit, check_orbit, probe, rounding_of
 from jvp_ops.dynamics.finite_time._result import FiniteTimeExponents
@@ -142,6 +142,7 @@ def finite_time_exponents(
     stopped, found, doubt = search.run()
     residuals = found.residuals[:k]
     lost = np.full(k, np.inf) if doubt is None else np.maximum(doubt, found.lost)[:k]
+    converged = (residuals <= limit) & (lost <= limit)
     with np.errstate(divide="ignore"):
         moved = -np.log1p(-np.minimum(residuals, 1.0)) / 2 - np.log1p(-np.minimum(DOUBT * lost, 1.0))
     return FiniteTimeExponents(
@@ -151,15 +152,15 @@ def finite_time_exponents(
         left=found.left[:, :k].to(orbit.dtype),
         residuals=residuals,
         bounds=moved / len(window),
-        converged=(residuals <= limit) & (lost <= limit),
+        converged=converged,
         start=start,
         stop=stop,
         first=orbit.first,
         tol=limit,
         iterations=len(search.at.worst),
-        products=search.products,
+        products=search.at.products + (0 if doubt is None else block * len(window)),
         seconds=sitting.seconds,
-        stopped=stopped,
+        stopped=as_certified(stopped, converged),
         parameters=orbit.parameters,
         notes=(
             *getattr(orbit.map, "notes", ()),

@@ -81,11 +81,6 @@ class Search:
             except KeyboardInterrupt:
                 return Stop.INTERRUPTED, found, None
 
-    @property
-    def products(self) -> int:
-        """How many directions were multiplied, the sweep that measures rounding included."""
-        return self.at.products + self.block * len(self.window)
-
     def _advance(self) -> Stop | None:
         if stop := self._settled():
             return stop  # a finished search was resumed
@@ -126,10 +121,8 @@ class Search:
         return Stop.MAX_ITERATIONS if len(worst) >= self.most else None
 
     def _snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        found, record = (
-            self.at.found,
-            {"worst": self.at.worst, "lost": self.at.lost, "products": self.at.products, "rng": self.at.random},
-        )
+        at, found = self.at, self.at.found
+        record = {"worst": at.worst, "lost": at.lost, "products": at.products, "rng": at.random}
         if found is None:
             return {}, record
         tensors = {"right": found.right, "left": found.left, "back": found.back}
